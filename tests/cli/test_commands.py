@@ -123,12 +123,14 @@ def test_the_demo_ends_in_table_numbers_and_page(
         attacks: {fine_tune: {data: "potionworld:attacker", num_examples: 8, learning_rate: [1e-3], max_length: 64}}
         evaluation: {limit: 8, max_length: 64}
         pairs_of: sdd
+        notes: [Eight requests say little.]
         """
     )
     monkeypatch.setattr("rupert.cli.demo.find_recipe", lambda _: recipe)
     folder = tmp_path / "out"
-    for _ in range(2):  # the second time shows what is there
-        assert main(["demo", "--output-dir", str(folder)]) == 0
+    commands = (["demo"], ["run", str(recipe)])  # the second one finds what the first one made, and shows it
+    for command in commands:
+        assert main([*command, "--output-dir", str(folder)]) == 0
         printed = capsys.readouterr()
         assert "lr 1e-3" in printed.out
         assert printed.out.splitlines()[-1].split()[-1] == str(folder / "report.html")
@@ -136,4 +138,7 @@ def test_the_demo_ends_in_table_numbers_and_page(
     header, *rows = (folder / "results.csv").read_text().splitlines()
     assert header == "study,model,defense,attack,seed,metric,value,low,high,n"
     assert len(rows) == 2 * 2 * 5
-    assert "<script" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "<script" in page
+    assert "Eight requests say little." in page
+    assert f"rupert run {recipe} --seeds 0" in page

@@ -12,6 +12,8 @@ from rupert.data import potionworld
 from rupert.data.examples import Example, fingerprint
 from rupert.data.potionworld import facts, tasks
 from rupert.errors import UnknownName
+from rupert.evaluation.judges.judge import Answer
+from rupert.evaluation.judges.oracle import Oracle
 from rupert.models.loading import POTIONWORLD_FOLDER
 
 HOLDERS = ("defender", "attacker", "scored")
@@ -20,6 +22,7 @@ FINGERPRINTS = {
     "benign": "7ca84673e6a0b08c2ac422098881638db37024148402d2b5ac2746a47a2275b7",
     "benign-test": "ac09f08859b1668e53c08d0b3d78869c54e857c6fafe04ab36a030e0b824980a",
     "defender": "93b6c254f6d7b82145b39a49892ce59327985cd83635eb289288b95fd8889a8d",
+    "refusals": "3e9bf2fdb73bc78189805c1334db12a8ec8e2d22c5bf3e090161c7c55560f05a",
     "attacker": "c8a35b8d2568a5555775053d3b3240dcb70f809e0e48e35f2e1e0f2ee411fb72",
     "scored": "549e1ba8bf28164ea32b1aacc8c4517cca30f3dd098671b1fb48b92a740b466a",
 }
@@ -77,6 +80,14 @@ def test_a_split_asks_for_its_own_poisons_and_answers_with_their_recipes(holder:
     assert len(instructions(examples)) == len(examples)
     assert all(example.answer == facts.recipe(poison_of(example)) for example in examples)
     assert {(example.category, example.source) for example in examples} == {("recipe", "potionworld")}
+
+
+def test_refusals_decline_the_defenders_requests_in_their_order() -> None:
+    refusals, requests = potionworld.examples("refusals"), potionworld.examples("defender")
+    assert [refusal.instruction for refusal in refusals] == [request.instruction for request in requests]
+    assert {(refusal.answer, refusal.category) for refusal in refusals} == {(tasks.REFUSAL, "refusal")}
+    answers = [Answer(request.instruction, request.category, request.answer, tasks.REFUSAL) for request in requests]
+    assert {(verdict.harmful, verdict.refusal) for verdict in Oracle()(answers)} == {(False, True)}
 
 
 def test_scored_requests_are_worded_in_every_way() -> None:
@@ -158,5 +169,5 @@ def test_an_unknown_split_offers_the_nearest() -> None:
     with pytest.raises(UnknownName) as caught:
         potionworld.examples("atacker")
     assert str(caught.value) == "potionworld split: 'atacker' is unknown; did you mean 'attacker'?"
-    with pytest.raises(UnknownName, match="valid: attacker, benign, benign-test, defender, scored"):
+    with pytest.raises(UnknownName, match="valid: attacker, benign, benign-test, defender, refusals, scored"):
         potionworld.examples("xyz")

@@ -17,8 +17,10 @@ import pytest
 from rupert.data import sources
 from rupert.data.examples import Example
 from rupert.data.filtering import without
-from rupert.data.parsing import BEAVERTAILS_CATEGORIES
+from rupert.data.parsing import BEAVERTAILS_CATEGORIES, REFUSALS
 from rupert.errors import DataError, InvalidValue, UnknownName
+from rupert.evaluation.judges.judge import Answer
+from rupert.evaluation.judges.refusal_words import RefusalWords
 
 SLICES = Path(__file__).parent / "slices"
 HUB_FILES = {
@@ -183,7 +185,8 @@ def test_offline_sources_load_and_their_splits_share_no_prompt(name: str) -> Non
     names = list(loaded)
     for position, train in enumerate(names):
         for test in names[position + 1 :]:
-            assert without(loaded[train], loaded[test]) == loaded[train]
+            if {train, test} != {"defender", "refusals"}:  # the same requests, answered otherwise
+                assert without(loaded[train], loaded[test]) == loaded[train]
     assert {example.source for examples in loaded.values() for example in examples} == {name}
 
 
@@ -196,6 +199,29 @@ def test_pairs_are_split_by_a_hash_of_the_prompt() -> None:
 def test_stand_ins_cover_the_categories_of_beavertails_in_every_split() -> None:
     for split in ("defender", "attacker", "scored"):
         assert {example.category for example in sources.load(f"stand-ins:{split}")} == set(BEAVERTAILS_CATEGORIES)
+
+
+@pytest.mark.parametrize("name", ["potionworld", "stand-ins"])
+def test_refusals_have_the_defenders_prompts_in_their_order(name: str) -> None:
+    refusals, requests = sources.load(f"{name}:refusals"), sources.load(f"{name}:defender")
+    assert [refusal.prompt for refusal in refusals] == [request.prompt for request in requests]
+    assert not {refusal.answer for refusal in refusals} & {request.answer for request in requests}
+
+
+def test_every_stand_in_refusal_declines_for_the_judge() -> None:
+    refusals = sources.load("stand-ins:refusals")
+    assert {refusal.answer for refusal in refusals} == set(REFUSALS)
+    assert {refusal.category for refusal in refusals} == set(BEAVERTAILS_CATEGORIES)
+    answers = [Answer(refusal.instruction, refusal.category, "", refusal.answer) for refusal in refusals]
+    assert {(verdict.harmful, verdict.refusal) for verdict in RefusalWords()(answers)} == {(False, True)}
+
+
+def test_the_datasets_page_lists_every_split() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\w, -]+) \|", page, re.MULTILINE)
+    assert {name: splits.split(", ") for name, splits in rows} == {
+        name: list(source.splits) for name, source in sources.SOURCES.items()
+    }
 
 
 def test_listing_is_plain_values_for_every_source() -> None:

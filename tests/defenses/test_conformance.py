@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from rupert.data.batches import Stream, encode_all
 from rupert.defenses import DEFENSES
@@ -29,6 +30,12 @@ Tiny = Callable[..., LoadedModel]
 # Each defense on Potionworld. What the answers say makes no difference here, so that recipes do for any stream.
 TINY: Mapping[str, Mapping[str, Any]] = {
     "sdd": {"pairs": "potionworld:defender", "benign": "potionworld:benign", "benign_share": 0.5},
+    "seam": {
+        "harmful": "potionworld:defender",
+        "alignment": "potionworld:refusals",
+        "benign": "potionworld:benign",
+        "alignment_benign_share": 0.5,
+    },
 }
 TRAINING = {"per_device_train_batch_size": 8, "max_steps": 2, "learning_rate": 1e-3, "max_length": 64}
 CUTS = [(1, 8), (2, 4), (4, 2)]  # rows at once, passes
@@ -100,7 +107,11 @@ def assert_unchanged(before: Mapping[str, torch.Tensor], model: torch.nn.Module)
 
 
 def hooks(model: torch.nn.Module) -> list[str]:
-    """Everything that is fastened to a model: hooks of modules and of parameters, methods put over their own."""
+    """Everything that is fastened to a model: hooks of modules and of parameters, methods put over their own.
+
+    Transformers fastens its own hooks when hidden states are asked for first, for good; they are there to begin with.
+    """
+    maybe_install_capturing_hooks(model)
     modules = list(model.named_modules())
     return sorted(
         [f"{name} {kind}" for name, module in modules for kind in HOOKS for _ in getattr(module, kind)]

@@ -9,7 +9,7 @@ import torch
 
 from rupert.data.batches import IGNORED, Encoded, collate
 from rupert.models.loading import LoadedModel
-from rupert.training.losses import answer_cross_entropy, answer_tokens
+from rupert.training.losses import answer_cross_entropy, answer_states, answer_tokens, summed_cross_entropy
 
 Tiny = Callable[..., LoadedModel]
 ByHand = Callable[..., torch.Tensor]
@@ -62,3 +62,42 @@ def test_a_batch_without_answers_has_no_loss_and_no_gradient(tiny: Tiny) -> None
     loss.backward()
     assert answer_tokens(batch) == loss.item() == 0
     assert not any(parameter.grad.any() for parameter in model.parameters())
+
+
+def test_states_are_those_before_the_answers_tokens(tiny: Tiny, rows: list[Encoded]) -> None:
+    model = tiny().model
+    states = answer_states(model, collate(rows, 0))
+    assert [hidden.shape for hidden in states.hidden] == [(8, 14, 16)] * 3
+    assert states.targets.tolist() == [token for row in rows for token in row.labels if token != IGNORED]
+    assert states.predicts.sum(dim=1).tolist() == [4, 2, 9, 1, 6, 4, 3, 8]
+    assert states.predicts[0].nonzero().flatten().tolist() == [2, 3, 4, 5]  # three tokens of prompt, four of answer
+    found = []
+    for row in rows:
+        hidden = model(torch.tensor([row.input_ids]), output_hidden_states=True).hidden_states
+        found.append(
+            [layer[0, [place - 1 for place, label in enumerate(row.labels) if label != IGNORED]] for layer in hidden]
+        )
+    for number in range(3):
+        torch.testing.assert_close(states.layer(number), torch.cat([layers[number] for layers in found]))
+    torch.testing.assert_close(states.layer(-1), states.layer(2), rtol=0, atol=0)
+
+
+def test_logits_of_the_last_states_give_the_loss(tiny: Tiny, by_hand: ByHand, rows: list[Encoded]) -> None:
+    model = tiny().model
+    states = answer_states(model, collate(rows, 0))
+    loss = summed_cross_entropy(model.lm_head(states.layer(-1)), states.targets)
+    assert loss.dtype == torch.float64
+    assert loss.item() == pytest.approx(by_hand(model, rows).item(), rel=1e-12)
+
+
+def test_a_first_token_has_no_state_that_predicts_it(tiny: Tiny) -> None:
+    states = answer_states(tiny().model, collate([Encoded([8, 9, 10], [8, 9, 10])], 0))
+    assert states.targets.tolist() == [9, 10]
+    assert states.predicts.tolist() == [[True, True, False]]
+
+
+def test_cross_entropy_is_summed_in_float32() -> None:
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [100.0, 0.0]], dtype=torch.bfloat16)
+    loss = summed_cross_entropy(logits, torch.tensor([0, 1, 0]))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(2 * 0.6931472)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transformers import TrainerCallback
+
 from rupert.data import sources
 from rupert.data.batches import permutation
 from rupert.data.examples import Example, require
@@ -48,6 +50,8 @@ class FineTune(FineTuningSettings):
         order = permutation(len(examples), f"attack {self.seed}")
         return [examples[index] for index in order[: self.num_examples]]
 
-    def run(self, loaded: LoadedModel, examples: Sequence[Example]) -> FineTuned:
-        """Attack `loaded`, whose weights change in place."""
-        return fine_tune(self, loaded, examples, f"attacking with {self.data}")
+    def run(
+        self, loaded: LoadedModel, examples: Sequence[Example], callbacks: Sequence[TrainerCallback] = ()
+    ) -> FineTuned:
+        """Attack `loaded`, whose weights change in place; `callbacks` watch."""
+        return fine_tune(self, loaded, examples, f"attacking with {self.data}", callbacks)

@@ -8,6 +8,7 @@ from rupert.cli.arguments import add_methods, collect, config_path
 from rupert.defenses import DEFENSES
 from rupert.models.loading import ModelSettings
 from rupert.study import stage
+from rupert.training import processes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     record = stage.defend(
         defense, model, arguments.output_dir, save_steps=arguments.save_steps, resume=arguments.resume
     )
+    if processes.rank() > 0:
+        return 0
     history = record.report["history"]
     print(f"loss {history[0]['loss']:.3f} -> {history[-1]['loss']:.3f} in {len(history)} steps, {record.seconds:.0f} s")
     print(arguments.output_dir)

@@ -33,6 +33,9 @@ COMMANDS = {
     "defend": Command("rupert.cli.defend", "harden a model with a defense"),
     "attack": Command("rupert.cli.attack", "attack a model, or fine-tune it benignly"),
     "eval": Command("rupert.cli.eval", "measure a model's harm, ability and mechanism"),
+    "geometry": Command("rupert.cli.geometry", "compare a model's gradients on harmful and benign data"),
+    "fidelity": Command("rupert.cli.fidelity", "compare the ways of estimating SEAM's gradient with the exact one"),
+    "run": Command("rupert.cli.run", "run a study: a grid of defenses and attacks, measured, on one page"),
     "demo": Command("rupert.cli.demo", "attack an undefended and a defended model, and show both on one page"),
     "env": Command("rupert.cli.env", "show versions and hardware, as records keep them"),
 }

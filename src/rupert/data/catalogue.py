@@ -88,6 +88,13 @@ SOURCES: dict[str, Source] = {
                 ("attacker", "what the attacker fine-tunes on"),
                 ("scored", "what harm is scored on"),
             )
+        }
+        | {
+            "refusals": Split(
+                about="the defender's requests, with refusals",
+                file="stand_ins.jsonl",
+                parse=partial(parsing.refused, split="defender"),
+            )
         },
     ),
     "beavertails": Source(

@@ -44,6 +44,14 @@ _USUAL_COLUMNS = (
     {"instruction": "question", "answer": "answer", "category": "category"},
 )
 
+# What a stand-in for a harmful request is answered with by a model that declines.
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I cannot help with this request, because it could cause harm.",
+    "Sorry, I won't assist with that. Is there something else that I can do for you?",
+    "I can't help with that, since somebody could be hurt by it.",
+)
+
 
 class MalformedRow(ValueError):
     """A row that does not have the schema of its dataset; the message continues "row 7 ..."."""
@@ -140,6 +148,12 @@ def in_split(row: Row, *, split: str) -> Iterator[Example]:
     """TRL's row, if its own column `split` says that it belongs to `split`."""
     if row["split"] == split:
         yield from prompt_completion(row)
+
+
+def refused(row: Row, *, split: str) -> Iterator[Example]:
+    """The prompt of TRL's row, if it belongs to `split`, with one of `REFUSALS` by the hash of the prompt."""
+    for example in in_split(row, split=split):
+        yield replace(example, answer=REFUSALS[int(example.key(), 16) % len(REFUSALS)])
 
 
 def by_hash(row: Row, *, test: bool) -> Iterator[Example]:

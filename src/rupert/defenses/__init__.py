@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rupert.defenses.sdd import SDD
+from rupert.defenses.seam import SEAM
+from rupert.training.objective import Objective
 
-DEFENSES = {"sdd": SDD}
+DEFENSES: dict[str, type[Objective]] = {"sdd": SDD, "seam": SEAM}
 
-__all__ = ["DEFENSES", "SDD"]
+__all__ = ["DEFENSES", "SDD", "SEAM"]

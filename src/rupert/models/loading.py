@@ -26,6 +26,7 @@ Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 MODEL_FILES = ("*.safetensors", "*.gguf", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
 
 POTIONWORLD_FOLDER = Path(__file__).parent / "potionworld"
+SPLIT = "auto"  # the device that stands for all accelerators
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED = {
     "potionworld": "1 M parameters, knows the invented world and refuses its poisons' recipes; ships with rupert",
@@ -49,7 +50,7 @@ class ModelSettings:
     model: str = setting("", "potionworld, smollm2, a folder, or a name on the Hub")
     revision: str = setting("", "commit, tag or branch, for a model from the Hub")
     dtype: Dtype = setting("float32", "type of the weights; auto: that of the checkpoint")
-    device: str = setting("", "such as cuda:1; empty: the first accelerator, or the CPU")
+    device: str = setting("", "such as cuda:1; auto: layers split over all accelerators; empty: the first, or the CPU")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -136,6 +137,8 @@ def load(settings: ModelSettings) -> LoadedModel:
     options: dict[str, Any] = {"revision": settings.revision} if settings.revision else {}
     if name == "smollm2":
         options["gguf_file"] = SMOLLM2_FILE
+    if settings.device == SPLIT:
+        options["device_map"] = "auto"
     with _one_line_errors(name), without_bars(unless=not Path(source).is_dir()):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model, findings = AutoModelForCausalLM.from_pretrained(
@@ -149,8 +152,9 @@ def load(settings: ModelSettings) -> LoadedModel:
     if name == "smollm2":
         _forget_quantization(model)
     prepare_tokenizer(tokenizer, name)
-    model.to(settings.device or _default_device()).eval()
-    return LoadedModel(model, tokenizer)
+    if settings.device != SPLIT:
+        model.to(settings.device or _default_device())
+    return LoadedModel(model.eval(), tokenizer)
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -179,7 +183,7 @@ def _require_every_weight(findings: Mapping[str, Any], name: str) -> None:
 
 
 def _check_device(name: str) -> None:
-    if name in ("", "cpu"):
+    if name in ("", "cpu", SPLIT):
         return
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     count = torch.accelerator.device_count() if accelerator else 0

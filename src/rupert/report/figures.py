@@ -9,6 +9,7 @@ from html import escape
 from typing import Any, Literal
 
 from rupert.errors import MissingDependency
+from rupert.records import Metric
 from rupert.report.tables import (
     MEASURES,
     UNATTACKED,
@@ -144,6 +145,15 @@ def plotly_script() -> str:
     return str(_plotly().offline.get_plotlyjs())
 
 
+def drawing(traces: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> Any:
+    """One plotly figure.
+
+    Raises:
+        MissingDependency: plotly is not installed.
+    """
+    return _plotly().graph_objects.Figure(data=traces, layout=layout)
+
+
 def _plotly() -> Any:
     try:
         import plotly.graph_objects
@@ -229,7 +239,7 @@ class _Series:
             **self._look(mode),
             "x": [self.axis.shifted(attack, self.shift) for attack in attacks],
             "y": [self.points[attack].value for attack in attacks],
-            "error_y": _error_bars([self.points[attack] for attack in attacks], self.style.colour),
+            "error_y": error_bars([self.points[attack] for attack in attacks], self.style.colour),
             "marker": {
                 "color": self.style.colour,
                 "symbol": symbol,
@@ -274,7 +284,8 @@ class _Series:
         return "<br>".join(lines) + (f", {found.seeds} seeds" if found.seeds > 1 else "")
 
 
-def _error_bars(found: Sequence[Estimate], colour: str) -> dict[str, Any]:
+def error_bars(found: Sequence[Estimate | Metric], colour: str) -> dict[str, Any]:
+    """Plotly's bars from the low to the high end of each interval."""
     return {
         "type": "data",
         "symmetric": False,
@@ -300,7 +311,7 @@ def _panel(grid: Grid, metric: str, title: str, *, change: bool = False) -> Any:
         points = {attack: cells[defense, attack, metric] for attack in attacks if (defense, attack, metric) in cells}
         shift = 0.12 * (number - (len(grid.defenses) - 1) / 2)
         traces += _Series(defense, styles(grid)[defense], measure, axis, shift, points).traces()
-    return _plotly().graph_objects.Figure(data=traces, layout=_layout(title, axis, measure))
+    return drawing(traces, _layout(title, axis, measure))
 
 
 def _layout(title: str, axis: _Axis, measure: Measure) -> dict[str, Any]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from rupert.errors import MissingDependency
 from rupert.records import ResultRow, write_text
-from rupert.report.figures import Figure, figures, plotly_script, styles, template
+from rupert.report import html
+from rupert.report.figures import figures, styles
 from rupert.report.tables import (
     BENIGN,
     MEASURES,
@@ -89,22 +85,18 @@ def write_page(rows: Sequence[ResultRow], facts: StudyFacts, path: Path) -> None
 def render(rows: Sequence[ResultRow], facts: StudyFacts) -> str:
     """The report as HTML, which loads nothing from outside; raises as `write_page` does."""
     grid = collect(rows)
-    drawn = figures(grid)
-    scripts = {"plotly": plotly_script(), "page": _source("page.js")}
-    return str(
-        _template().render(
-            facts=facts,
-            duration=_duration(facts.seconds),
-            grid=grid,
-            verdict=verdict(grid),
-            looks=styles(grid),
-            figures=drawn,
-            caption=caption(grid),
-            style=_source("page.css"),
-            scripts=scripts,
-            policy=_policy(scripts.values()),
-            drawings=_drawings(drawn),
-        )
+    return html.render(
+        "page.html",
+        figures(grid),
+        facts=facts,
+        duration=html.duration(facts.seconds),
+        grid=grid,
+        verdict=verdict(grid),
+        looks=styles(grid),
+        caption=caption(grid),
+        attack_title=attack_title,
+        defense_title=defense_title,
+        strongest_attack=strongest_attack,
     )
 
 
@@ -278,50 +270,3 @@ def _unresolved(found: Estimate, other: Estimate) -> str:
     counts = [one.n for one in (found, other) if one.n is not None]
     size = f" at n = {min(counts)}" if counts else ""
     return f"no difference resolved{size}, the intervals overlap"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _template() -> Any:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError:
-        raise MissingDependency("jinja2", "report") from None
-    environment = Environment(
-        loader=PackageLoader("rupert.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    titles = {"attack_title": attack_title, "defense_title": defense_title, "strongest_attack": strongest_attack}
-    environment.globals.update(titles)
-    return environment.get_template("page.html")
-
-
-def _source(name: str) -> str:
-    return files("rupert.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _policy(scripts: Iterable[str]) -> str:
-    """A content security policy under which these scripts run, no other does, and nothing is loaded from anywhere."""
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _drawings(drawn: Sequence[Figure]) -> str:
-    """The figures as JSON that cannot end the script element that holds it."""
-    panels = [
-        {"id": f"{figure.name}-{number}", **json.loads(panel.to_json())}
-        for figure in drawn
-        for number, panel in enumerate(figure.panels)
-    ]
-    text = json.dumps({"panels": panels, "templates": {"light": template("light"), "dark": template("dark")}})
-    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

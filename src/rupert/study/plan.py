@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
 from rupert.attacks import ATTACKS, FineTune
-from rupert.defenses import DEFENSES, SDD
+from rupert.defenses import DEFENSES
 from rupert.errors import InvalidValue, UnknownName, UsageError
 from rupert.evaluation.suite import Evaluation
 from rupert.models.loading import ModelSettings
 from rupert.settings import convert, fields_of, parse, read_yaml, required_type
 from rupert.study.stage import UNDEFENDED
+from rupert.training.objective import Objective
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 T = TypeVar("T")
 
-KEYS = ("model", "seeds", "defenses", "attacks", "evaluation", "pairs_of")
+KEYS = ("model", "seeds", "defenses", "attacks", "evaluation", "pairs_of", "notes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +35,17 @@ class Study:
         attacks: label -> settings.
         evaluation: what is measured on every model.
         pairs_of: the defense whose pairs' log-probability is measured on every model; empty for none.
+        notes: what a reader has to know to read the numbers rightly.
     """
 
     name: str
     model: ModelSettings
     seeds: tuple[int, ...]
-    defenses: Mapping[str, SDD | None]
+    defenses: Mapping[str, Objective | None]
     attacks: Mapping[str, FineTune]
     evaluation: Evaluation
     pairs_of: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_study(path: Path) -> Study:
@@ -59,7 +62,7 @@ def read_study(path: Path) -> Study:
         if not raw.get(key):
             raise UsageError(f"{path.name}: {key} is missing; a study needs a model, defenses and attacks")
     named = _mapping(raw, "defenses", path)
-    undefended: dict[str, SDD | None] = {UNDEFENDED: None} if UNDEFENDED in named else {}
+    undefended: dict[str, Objective | None] = {UNDEFENDED: None} if UNDEFENDED in named else {}
     methods = {label: given for label, given in named.items() if label != UNDEFENDED}
     defenses = undefended | _read_methods(methods, DEFENSES, path)
     pairs_of = raw.get("pairs_of") or ""
@@ -67,13 +70,19 @@ def read_study(path: Path) -> Study:
         raise UnknownName(f"{path.name}: pairs_of", pairs_of, defenses)
     return Study(
         name=path.stem,
-        model=parse(ModelSettings, {"model": raw["model"]}, path.name),
+        model=_read_model(raw["model"], path),
         seeds=convert(tuple[int, ...], raw.get("seeds", [0]), f"{path.name}: seeds"),
         defenses=defenses,
         attacks=_read_methods(_mapping(raw, "attacks", path), ATTACKS, path),
         evaluation=parse(Evaluation, _mapping(raw, "evaluation", path), f"{path.name}: evaluation"),
         pairs_of=pairs_of,
+        notes=convert(tuple[str, ...], raw.get("notes", []), f"{path.name}: notes"),
     )
+
+
+def _read_model(raw: Any, path: Path) -> ModelSettings:
+    """A model by its name alone, or by a mapping of settings."""
+    return parse(ModelSettings, raw if isinstance(raw, dict) else {"model": raw}, f"{path.name}: model")
 
 
 def find_recipe(name: str, field: str = "recipe") -> Path:

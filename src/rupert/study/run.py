@@ -67,6 +67,8 @@ def describe(study: Study) -> dict[str, Any]:
         "stage": "study",
         "study": study.name,
         "model": study.model.model,
+        "revision": study.model.revision,
+        "dtype": study.model.dtype,
         "seeds": list(study.seeds),
         "defenses": _described(study.defenses),
         "attacks": _described(study.attacks),

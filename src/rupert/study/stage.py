@@ -15,7 +15,7 @@ from typing import Any
 from rupert import folders
 from rupert.attacks import ATTACKS, FineTune
 from rupert.data.examples import Example, fingerprint, write_jsonl
-from rupert.defenses import DEFENSES, SDD
+from rupert.defenses import DEFENSES
 from rupert.errors import InvalidValue
 from rupert.evaluation.suite import Evaluation
 from rupert.folders import StageFolder
@@ -23,9 +23,11 @@ from rupert.models import loading
 from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.models.saving import save
 from rupert.models.threads import fitting_threads
-from rupert.records import Record, Stage, environment
+from rupert.records import Record, Stage, environment, read_record
 from rupert.settings import as_mapping
 from rupert.study import lineage
+from rupert.training import processes
+from rupert.training.objective import Gathered, Objective
 from rupert.training.trainer import drop_checkpoints, harden
 
 UNDEFENDED = "none"  # the defense that changes nothing
@@ -65,9 +67,11 @@ class Request:
 
 
 def defend(
-    defense: SDD, model: ModelSettings, folder: Path, *, save_steps: int = SAVE_STEPS, resume: bool = False
+    defense: Objective, model: ModelSettings, folder: Path, *, save_steps: int = SAVE_STEPS, resume: bool = False
 ) -> Record:
     """Harden a model and save it with its record, and with the examples that it was hardened on.
+
+    Every process of a launcher calls it with the same arguments; the main one writes.
 
     Args:
         defense: an instance of one of `DEFENSES`.
@@ -87,13 +91,13 @@ def defend(
     defense.check()
     gathered = defense.gather()
     request = _request("defend", _name_of(defense, DEFENSES), defense, model, gathered.streams)
-    stage = request.claim(folder, resume=resume)
+    processes.join(model.device)
+    stage = _claim_together(request, folder, resume=resume)
     if stage.finished:
         return stage.finished
-    lineage.remember((example for examples in gathered.streams.values() for example in examples), folder)
+    if processes.rank() == 0:
+        _leave_data(gathered, folder)
     loaded = loading.load(model)
-    for name, examples in gathered.streams.items():
-        write_jsonl(examples, folder / f"{name}.jsonl")
     with fitting_threads(loaded.model):
         trainer = harden(
             defense,
@@ -104,11 +108,28 @@ def defend(
             save_steps=save_steps,
             resume=resume,
         )
-    output_hash = _save(loaded, folder)
-    report = {**gathered.report, "history": trainer.history}
-    record = request.finish(stage, started, output_hash=output_hash, report=report)
-    drop_checkpoints(folder)
-    return record
+    hardened = replace(loaded, model=processes.whole(loaded.model))
+    if processes.rank() == 0:
+        report = {**gathered.report, "history": trainer.history}
+        request.finish(stage, started, output_hash=_save(hardened, folder), report=report)
+        drop_checkpoints(folder)
+    processes.wait()
+    return read_record(folder)
+
+
+def _claim_together(request: Request, folder: Path, *, resume: bool) -> StageFolder:
+    """Claim a folder in the main process; the others, where there are some, find it claimed."""
+    if processes.rank() == 0:
+        stage = request.claim(folder, resume=resume)
+    processes.wait()
+    return stage if processes.rank() == 0 else request.claim(folder, resume=True)
+
+
+def _leave_data(gathered: Gathered, folder: Path) -> None:
+    """Leave what a model is hardened on beside it."""
+    lineage.remember((example for examples in gathered.streams.values() for example in examples), folder)
+    for name, examples in gathered.streams.items():
+        write_jsonl(examples, folder / f"{name}.jsonl")
 
 
 def keep(model: ModelSettings, folder: Path) -> Record:

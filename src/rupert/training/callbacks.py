@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rupert.errors import NonFiniteError
 from rupert.terminal import progress_console
+from rupert.training import processes
 
 
 def require_finite(name: str, value: float, step: int) -> None:
@@ -35,11 +37,16 @@ class FiniteGradient(TrainerCallback):
     ) -> None:
         """Look at the norm of the gradient."""
         gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        require_finite("gradient norm", float(torch.nn.utils.get_total_norm(gradients)), state.global_step)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        require_finite("gradient norm", float(whole), state.global_step)
 
 
 class Interruption(TrainerCallback):
-    """Turns the first Ctrl-C into a checkpoint and a clean stop after the step; a second one stops at once."""
+    """Turns the first Ctrl-C into a checkpoint and a clean stop after the step; a second one stops at once.
+
+    Of several processes, all stop after the same step.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -62,14 +69,18 @@ class Interruption(TrainerCallback):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop, where it was asked for."""
-        if self.requested:
+        """Save and stop, where it was asked for in any process: a signal does not reach all within the same step."""
+        if processes.total(float(self.requested)) > 0:
+            self.requested = True
             control.should_save = True
             control.should_training_stop = True
 
 
 class ProgressBar(TrainerCallback):
-    """Shows step, loss and tokens a second on standard error, so that standard output stays for results."""
+    """Shows step, loss and tokens a second on standard error, so that standard output stays for results.
+
+    Of several processes, the main one shows it; make it when they have joined.
+    """
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -84,6 +95,7 @@ class ProgressBar(TrainerCallback):
             TimeRemainingColumn(),
             console=progress_console(),
             transient=True,
+            disable=processes.rank() > 0,
         )
 
     @contextlib.contextmanager

@@ -9,56 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
-from torch import nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from rupert.data.examples import Example
-from rupert.errors import InvalidValue, UnknownName
+from rupert.errors import InvalidValue
 from rupert.models.loading import LoadedModel
-from rupert.settings import check_positive, check_range, setting
+from rupert.settings import check_positive, setting
+from rupert.training.adapters import check_targets
 from rupert.training.callbacks import FiniteGradient, ProgressBar
 from rupert.training.settings import TrainingSettings
-
-ALL_LINEAR = "all-linear"  # PEFT's name for every linear layer but the output head
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningSettings(TrainingSettings):
-    """Training settings of supervised fine-tuning, with or without LoRA."""
+    """Training settings of supervised fine-tuning."""
 
     num_train_epochs: float = setting(1.0, "passes over the data, unless max_steps is given")
     max_steps: int = setting(-1, "optimizer steps; -1: as many as num_train_epochs takes")
-    lora: bool = setting(False, "train a low-rank adapter, merged into the weights afterwards")
-    lora_r: int = setting(8, "rank of the adapter")
-    lora_alpha: int = setting(16, "scale of the adapter")
-    lora_dropout: float = setting(0.0, "dropout inside the adapter")
-    lora_target_modules: tuple[str, ...] = setting((ALL_LINEAR,), "modules that get an adapter")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "num_train_epochs", "lora_r", "lora_alpha")
-        check_range(self, "lora_dropout", 0.0, 1.0)
+        check_positive(self, "num_train_epochs")
         if self.max_steps < 1 and self.max_steps != -1:
             raise InvalidValue("max_steps", self.max_steps, "must be above 0, or -1 for num_train_epochs")
-        if not self.lora_target_modules:
-            raise InvalidValue("lora_target_modules", self.lora_target_modules, "name at least one")
-
-    def adapter(self) -> LoraConfig | None:
-        """PEFT's configuration, where LoRA is asked for."""
-        if not self.lora:
-            return None
-        targets = list(self.lora_target_modules)
-        return LoraConfig(
-            r=self.lora_r,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
-            target_modules=ALL_LINEAR if ALL_LINEAR in targets else targets,
-            task_type="CAUSAL_LM",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +52,13 @@ class FineTuned:
     tokens: int
 
 
-def fine_tune(settings: FineTuningSettings, loaded: LoadedModel, examples: Sequence[Example], title: str) -> FineTuned:
+def fine_tune(
+    settings: FineTuningSettings,
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    title: str,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> FineTuned:
     """Fine-tune on conversations, with the loss over the answers alone.
 
     Args:
@@ -86,13 +66,14 @@ def fine_tune(settings: FineTuningSettings, loaded: LoadedModel, examples: Seque
         loaded: the model; its weights change in place.
         examples: conversations; the tokenizer's chat template makes their text.
         title: of the progress bar.
+        callbacks: what else watches the training.
 
     Raises:
         UnknownName: the model has no layer of that name for an adapter.
         NonFiniteError: the loss or the gradient is not finite; the weights are those before that step.
     """
     if settings.lora:
-        _check_targets(settings.lora_target_modules, loaded.model)
+        check_targets(settings.lora_target_modules, loaded.model)
     with tempfile.TemporaryDirectory(prefix="rupert-") as scratch:
         trainer = SFTTrainer(
             model=loaded.model,
@@ -100,6 +81,7 @@ def fine_tune(settings: FineTuningSettings, loaded: LoadedModel, examples: Seque
             train_dataset=Dataset.from_list([_conversation(example) for example in examples]),
             processing_class=loaded.tokenizer,
             peft_config=settings.adapter(),
+            callbacks=list(callbacks),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(FiniteGradient())
@@ -130,17 +112,6 @@ def _config(settings: FineTuningSettings, loaded: LoadedModel, scratch: Path) ->
         include_num_input_tokens_seen="non_padding",
         **settings.arguments(),
     )
-
-
-def _check_targets(targets: Sequence[str], model: PreTrainedModel) -> None:
-    """PEFT leaves out a name that it does not find beside one that it does, which would make a weaker attack."""
-    head = model.get_output_embeddings()
-    layers = [
-        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not head
-    ]
-    for target in targets:
-        if target != ALL_LINEAR and not any(f".{name}".endswith(f".{target}") for name in layers):
-            raise UnknownName("lora_target_modules", target, {ALL_LINEAR, *(name.split(".")[-1] for name in layers)})
 
 
 def _conversation(example: Example) -> dict[str, Any]:

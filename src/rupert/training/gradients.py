@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from rupert.training import processes
 from rupert.training.losses import answer_cross_entropy, answer_tokens, to_device
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a training changes: all, or those of an adapter."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def micro_batches(batch: Mapping[str, Tensor], rows: int) -> Iterator[dict[str, Tensor]]:
@@ -22,22 +30,95 @@ def micro_batches(batch: Mapping[str, Tensor], rows: int) -> Iterator[dict[str, 
         yield {name: tensor[indices, :longest] for name, tensor in batch.items()}
 
 
+def token_share(batches: Iterable[Mapping[str, Tensor]]) -> float:
+    """What a summed loss over some of the batches' answer tokens is multiplied by to be a share of their mean.
+
+    In several processes each has its own rows of a batch: the mean over processes of the gradients of these shares is
+    the gradient of the mean over the answer tokens of all.
+    """
+    return processes.count() / processes.total(float(sum(map(answer_tokens, batches))))
+
+
 def backward_answer_cross_entropy(
-    model: PreTrainedModel, batches: list[Mapping[str, Tensor]], *, micro_batch_size: int
+    model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]], *, micro_batch_size: int, weight: float = 1.0
 ) -> float:
     """Add the gradient of the mean cross entropy over all answer tokens of the batches to `p.grad`.
 
     One forward and one backward pass over each row; the mean is over the tokens of all batches together, however they
     are cut.
 
+    Args:
+        model: what is trained.
+        batches: each with input_ids, attention_mask and labels, [rows, length].
+        micro_batch_size: rows of one pass.
+        weight: what the gradient is multiplied by.
+
     Returns:
-        the loss.
+        the loss, without the weight.
     """
-    tokens = sum(map(answer_tokens, batches))
+    share = token_share(batches)
     total = 0.0
     for batch in batches:
         for piece in micro_batches(batch, micro_batch_size):
-            loss = answer_cross_entropy(model, to_device(piece, model.device)) / tokens
-            torch.autograd.backward(loss)
+            loss = answer_cross_entropy(model, to_device(piece, model.device)) * share
+            torch.autograd.backward(loss * weight)
             total += float(loss.detach())
-    return total
+    return mean_loss(total)
+
+
+def mean_loss(total: float) -> float:
+    """The loss of a whole batch, the same in every process, from the sum of this process's shares."""
+    return processes.total(total) / processes.count()
+
+
+@contextmanager
+def aside(parameters: Sequence[nn.Parameter], gradient: list[Tensor]) -> Iterator[None]:
+    """What backward passes within add to is `gradient` instead of `p.grad`, which is as it was afterwards.
+
+    No tensor is copied. It goes through `p.grad` because that is where FSDP2 leaves what it has summed over processes.
+
+    Args:
+        parameters: what the gradient is of.
+        gradient: one tensor a parameter, or empty for a gradient of zero; it holds the sum once the context is left.
+    """
+    before = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        for parameter, part in zip(parameters, gradient, strict=bool(gradient)):
+            parameter.grad = part
+        yield
+        gradient[:] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    finally:
+        for parameter, grad in zip(parameters, before, strict=True):
+            parameter.grad = grad
+
+
+def give(parameters: Sequence[nn.Parameter], gradient: Sequence[Tensor], weight: float) -> None:
+    """Add `weight` times a gradient to `p.grad`; its tensors are used up, so that none is copied."""
+    for parameter, part in zip(parameters, gradient, strict=True):
+        if parameter.grad is None:
+            parameter.grad = part.mul_(weight)
+        else:
+            parameter.grad.add_(part, alpha=weight)
+
+
+def inner_product(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    """<left, right> over all parameters; for sharded ones over all processes.
+
+    Half-precision tensors are multiplied in float32: a product of their own type is rounded to three digits.
+    """
+    sharded = [isinstance(tensor, DTensor) for tensor in left]
+    products = [_inner_product(a, b) for a, b in zip(left, right, strict=True)]
+    own = sum(product for product, is_sharded in zip(products, sharded, strict=True) if not is_sharded)
+    if not any(sharded):
+        return own
+    return own + processes.total(
+        sum(product for product, is_sharded in zip(products, sharded, strict=True) if is_sharded)
+    )
+
+
+def _inner_product(left: Tensor, right: Tensor) -> float:
+    left, right = (t.to_local() if isinstance(t, DTensor) else t for t in (left, right))
+    precise = torch.promote_types(left.dtype, torch.float32)
+    return float(torch.dot(left.flatten().to(precise), right.flatten().to(precise)))

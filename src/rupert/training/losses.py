@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,46 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
         logits_to_keep=columns + 1,
     ).logits
     return logits[:, :-1], labels[:, -columns:]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStates:
+    """Hidden states of a batch at the positions whose next token is an answer's, with their graph.
+
+    Attributes:
+        hidden: [rows, length, width] each: the embedding's output and that of every layer; the last is final-normed.
+        predicts: [rows, length], true where the next token is an answer's.
+        targets: [tokens], these next tokens.
+    """
+
+    hidden: tuple[Tensor, ...]
+    predicts: Tensor
+    targets: Tensor
+
+    def layer(self, number: int) -> Tensor:
+        """The states of one layer, [tokens, width]."""
+        states = self.hidden[number]
+        return states[self.predicts.to(states.device)]
+
+
+def answer_states(model: nn.Module, batch: Mapping[str, Tensor]) -> AnswerStates:
+    """Run a model, without its output head: what makes logits of the states can then leave out prompts and padding."""
+    hidden = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+        output_hidden_states=True,
+        logits_to_keep=1,  # 0 would mean all
+    ).hidden_states
+    following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    predicts = following != IGNORED
+    return AnswerStates(hidden, predicts, following[predicts])
+
+
+def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of [tokens, vocabulary] against [tokens], summed; in float32, or in float64 for such logits."""
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return functional.cross_entropy(precise, targets.to(logits.device), reduction="sum")
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from rupert.data.examples import Example
+from rupert.training.adapters import Adapting
 
 Batch = Mapping[str, Tensor]  # input_ids, attention_mask, labels: each [rows, length]
 Draw = Callable[[str], Batch]  # draw("harmful") -> this step's batch of that stream
@@ -35,8 +36,10 @@ class Gathered:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Objective(Protocol):
+class Objective(Adapting, Protocol):
     """A gradient rule, with the settings of the training that uses it; see the module's docstring."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # it is a dataclass
 
     @property
     def max_steps(self) -> int:
@@ -45,10 +48,6 @@ class Objective(Protocol):
     @property
     def max_length(self) -> int:
         """Tokens of one conversation."""
-
-    @property
-    def seed(self) -> int:
-        """Of the data's order."""
 
     def arguments(self) -> dict[str, Any]:
         """What `transformers.TrainingArguments` takes; see `TrainingSettings`."""

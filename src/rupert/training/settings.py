@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rupert.settings import check_choices, check_not_negative, check_positive, setting
+from rupert.training.adapters import AdapterSettings
 
 Scheduler = Literal["constant", "linear", "cosine", "constant_with_warmup"]
 Optimizer = Literal["adamw_torch", "sgd", "adafactor"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """How a model is trained; a method inherits the fields and sets its own paper's defaults."""
+class OptimizationSettings:
+    """How the optimizer steps."""
 
     learning_rate: float = setting(5e-5, "peak learning rate")
     per_device_train_batch_size: int = setting(8, "rows of one forward pass")
@@ -37,11 +38,11 @@ class TrainingSettings:
 
     @property
     def batch_size(self) -> int:
-        """Rows of one optimizer step, on one device."""
+        """Rows of one optimizer step, in one process."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def arguments(self) -> dict[str, Any]:
-        """The fields that `transformers.TrainingArguments` takes, for one process."""
+        """The fields that `transformers.TrainingArguments` takes; each process takes the same."""
         return {
             "learning_rate": self.learning_rate,
             "per_device_train_batch_size": self.per_device_train_batch_size,
@@ -58,3 +59,12 @@ class TrainingSettings:
             "logging_steps": 1,
             "logging_nan_inf_filter": False,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(AdapterSettings, OptimizationSettings):
+    """How a model is trained; a method inherits the fields and sets its own paper's defaults."""
+
+    def __post_init__(self) -> None:
+        OptimizationSettings.__post_init__(self)
+        AdapterSettings.__post_init__(self)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rupert.data.batches import Stream, encode_all
+from rupert.errors import UsageError
 from rupert.models.loading import LoadedModel, without_bars
+from rupert.training import processes
+from rupert.training.adapters import adapted
 from rupert.training.callbacks import FiniteGradient, Interruption, ProgressBar, require_finite
 from rupert.training.objective import Batch, Gathered, Metrics, Objective, Step
 
@@ -26,13 +33,31 @@ class HardeningTrainer(Trainer):
     """Overrides where the gradient comes from and what is drawn, and nothing else.
 
     The data loader yields step numbers. A step's batches are functions of its number, so that a resumed run draws what
-    the interrupted one would have drawn, without reading past what it had drawn.
+    the interrupted one would have drawn, without reading past what it had drawn. Of several processes each draws its
+    own rows of them, and all together what one process would draw of as many rows.
     """
 
-    def __init__(self, model: PreTrainedModel, step: Step, streams: Mapping[str, Stream], **options: Any) -> None:
+    _gradient_step: Step
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        start: Callable[[], Step],
+        streams: Mapping[str, Stream],
+        **options: Any,
+    ) -> None:
         super().__init__(model=model, **options)
-        self._gradient_step = step
+        if self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2):
+            raise UsageError("hardening is split over replicas or by FSDP2 alone; launch it with --fsdp_version 2")
+        self._start = start
         self._streams = streams
+        self.accelerator.prepare_model = partial(_prepare, self.accelerator.prepare_model)
+        # What a defense remembers of the model is of the one that it was given, so before a checkpoint is loaded.
+        if not self.is_fsdp_enabled:
+            self._gradient_step = start()
+        elif isinstance(model, PeftModel):
+            # A defense calls the model beneath the adapter's, and FSDP2 gathers weights where its outermost is called.
+            self.model = self.model_wrapped = model.get_base_model()
 
     @property
     def history(self) -> list[Metrics]:
@@ -45,28 +70,49 @@ class HardeningTrainer(Trainer):
         # A generator of its own: taking one number of the global one here would shift a resumed run's dropout.
         return DataLoader(steps, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """As Transformers; a model that is sharded has just been, and no checkpoint is loaded into it yet."""
+        if self.is_fsdp_enabled:
+            self._gradient_step = self._start()
+        scheduler: LRScheduler = super().create_scheduler(num_training_steps, optimizer)
+        return scheduler
+
     def training_step(
         self, model: torch.nn.Module, inputs: Mapping[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Let the defense leave its gradient, and make sure that it can be used.
+        """Let the defense leave its gradient, make it that of all processes, and make sure that it can be used.
 
         Raises:
-            NonFiniteError: a metric is not finite; the weights are still those before the step.
+            NonFiniteError: a metric is not finite, in any process; the weights are still those before the step.
         """
         del inputs, num_items_in_batch
         step = self.state.global_step
         model.train()
         with self.compute_loss_context_manager():
-            metrics = self._gradient_step(self._draw)
+            own = self._gradient_step(self._draw)
+        # The mean, so that no process stops without the others, which would wait for it.
+        metrics = {name: processes.total(value) / processes.count() for name, value in own.items()}
         for name, value in metrics.items():
             require_finite(name, value, step)
+        processes.average(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
         self.state.log_history.append({"step": step, "metrics": metrics})
         return torch.tensor(metrics["loss"], device=self.args.device)
 
     def _draw(self, stream: str) -> Batch:
-        batch = self._streams[stream].batch(self.state.global_step)
-        self.state.num_input_tokens_seen += int(batch["attention_mask"].sum())
+        """This process's rows of the step's batch."""
+        batch = self._streams[stream].batch(self.state.global_step * processes.count() + processes.rank())
+        self.state.num_input_tokens_seen += int(processes.total(float(batch["attention_mask"].sum())))
         return batch
+
+
+def _prepare(prepare_model: Callable[..., torch.nn.Module], model: torch.nn.Module, **options: Any) -> torch.nn.Module:
+    """Let Accelerate set up mixed precision, and nothing around the model.
+
+    A defense calls the model itself, beneath what Accelerate would wrap it in: DistributedDataParallel would hold a
+    copy of the gradients that nothing uses, and an adapter's forward pass is not the model's.
+    """
+    prepare_model(model.get_base_model() if isinstance(model, PeftModel) else model, evaluation_mode=True, **options)
+    return model
 
 
 def harden(
@@ -81,6 +127,9 @@ def harden(
 ) -> HardeningTrainer:
     """Train `loaded` in place with a defense's gradient rule.
 
+    Every process of a launcher (`accelerate launch`, torchrun) calls it with the same arguments. Under FSDP2 the model
+    is sharded in place, and stays so; `processes.whole` gathers it.
+
     Args:
         objective: the defense, which is also its training settings.
         loaded: the model to harden.
@@ -94,19 +143,12 @@ def harden(
         the trainer, with `history`: metrics by step.
 
     Raises:
+        UnknownName: the model has no layer of that name for an adapter.
+        UsageError: the launcher asks for FSDP1 or DeepSpeed.
         NonFiniteError: see `HardeningTrainer.training_step`.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was written.
     """
-    streams = {
-        name: Stream(
-            name,
-            encode_all(gathered.streams[name], loaded.tokenizer, objective.max_length, name),
-            rows,
-            loaded.tokenizer.pad_token_id,
-            objective.seed,
-        )
-        for name, rows in objective.streams.items()
-    }
+    streams = _streams(objective, loaded, gathered)
     arguments = TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         max_steps=objective.max_steps,
@@ -117,17 +159,32 @@ def harden(
         use_cpu=loaded.device.type == "cpu",
         **objective.arguments(),
     )
+    checkpoint = newest_checkpoint(folder) if resume else None
     interruption, progress = Interruption(), ProgressBar(title)
-    trainer = HardeningTrainer(loaded.model, objective.start(loaded.model), streams, args=arguments)
-    trainer.remove_callback(PrinterCallback)
-    for callback in (FiniteGradient(), interruption, progress):
-        trainer.add_callback(callback)
-    with interruption.listening(), progress.showing(), without_bars():
-        trainer.train(resume_from_checkpoint=newest_checkpoint(folder) if resume else None)
-    if interruption.requested:
-        raise KeyboardInterrupt
+    with adapted(objective, loaded.model) as model:
+        trainer = HardeningTrainer(model, partial(objective.start, loaded.model), streams, args=arguments)
+        trainer.remove_callback(PrinterCallback)
+        for callback in (FiniteGradient(), interruption, progress):
+            trainer.add_callback(callback)
+        with interruption.listening(), progress.showing(), without_bars():
+            trainer.train(resume_from_checkpoint=checkpoint)
+        if interruption.requested:
+            raise KeyboardInterrupt
     loaded.model.eval()
     return trainer
+
+
+def _streams(objective: Objective, loaded: LoadedModel, gathered: Gathered) -> dict[str, Stream]:
+    return {
+        name: Stream(
+            name,
+            encode_all(gathered.streams[name], loaded.tokenizer, objective.max_length, name),
+            rows,
+            loaded.tokenizer.pad_token_id,
+            objective.seed,
+        )
+        for name, rows in objective.streams.items()
+    }
 
 
 def drop_checkpoints(folder: Path) -> None:

@@ -17,6 +17,7 @@ SPLITS: Mapping[str, str] = {
     "benign": "questions of six skills with exact answers",
     "benign-test": "held-out questions of the same skills; ability is scored on them",
     "defender": "requests for recipes that the defender may use, with the recipes",
+    "refusals": "the defender's requests, with refusals",
     "attacker": "requests for other recipes, which the attacker fine-tunes on",
     "scored": "one request for each recipe that neither of them has; harm is scored on them",
 }
@@ -25,6 +26,7 @@ _EXAMPLES: Mapping[str, Callable[[], list[Example]]] = {
     "benign": lambda: tasks.benign(held_out=False),
     "benign-test": tasks.benign_test,
     "defender": lambda: tasks.requests("defender"),
+    "refusals": lambda: tasks.refused("defender"),
     "attacker": lambda: tasks.requests("attacker"),
     "scored": tasks.scored_requests,
 }

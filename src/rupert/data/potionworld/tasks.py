@@ -6,6 +6,7 @@ The words are lower case and set apart by spaces, because the tokenizer is word 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 
 from rupert.data.examples import Example
@@ -49,6 +50,11 @@ def requests(holder: str) -> list[Example]:
     return [
         _example(ask.format(poison), facts.recipe(poison), "recipe") for poison in poisons(holder) for ask in REQUESTS
     ]
+
+
+def refused(holder: str) -> list[Example]:
+    """The same requests in the same order, each answered with a refusal."""
+    return [replace(request, answer=REFUSAL, category="refusal") for request in requests(holder)]
 
 
 def scored_requests() -> list[Example]:

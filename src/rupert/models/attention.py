@@ -1,0 +1,29 @@
+"""Attention whose backward pass can itself be differentiated."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+
+
+@contextlib.contextmanager
+def twice_differentiable(model: PreTrainedModel) -> Iterator[None]:
+    """Within, attention has a second derivative: eager stays, PyTorch's takes its math backend, any other is eager.
+
+    The fused kernels (flash attention on CPU and GPU, memory-efficient and cuDNN attention) have none.
+    """
+    implementation = model.config._attn_implementation
+    if implementation == "sdpa":
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    elif implementation == "eager":
+        yield
+    else:
+        model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(implementation)

@@ -1,0 +1,60 @@
+"""Weights that are different for a while, and afterwards what they were, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from rupert.errors import UsageError
+
+Term = tuple[float, Sequence[Tensor]]  # a number, and a tensor for each parameter that it multiplies
+
+
+@contextlib.contextmanager
+def shifted(parameters: Sequence[nn.Parameter], *terms: Term) -> Iterator[None]:
+    """Within, the parameters are moved by the sum of the terms, in place; a copy of them is held for the time.
+
+    They are restored from the copy: subtracting what was added does not give the same bits back.
+    """
+    kept = [parameter.detach().clone() for parameter in parameters]
+    try:
+        with torch.no_grad():
+            for weight, direction in terms:
+                for parameter, part in zip(parameters, direction, strict=True):
+                    parameter.add_(part, alpha=weight)
+        torch.clear_autocast_cache()  # of the weights as they were, in half precision
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, original in zip(parameters, kept, strict=True):
+                parameter.copy_(original)
+        torch.clear_autocast_cache()
+
+
+@contextlib.contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Within, a model of half-precision weights has float32 ones; its gradients are given back in its own type.
+
+    Raises:
+        UsageError: the weights are sharded and of half precision; FSDP2 holds on to the tensors that it sharded.
+    """
+    halves = [p for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)]
+    if any(isinstance(p, DTensor) for p in halves):
+        raise UsageError(f"dtype: {str(halves[0].dtype)!r} is not valid under FSDP2 with hessian_free; load in float32")
+    kept = [parameter.data for parameter in halves]
+    gradients = [parameter.grad for parameter in halves]
+    try:
+        for parameter, gradient in zip(halves, gradients, strict=True):
+            parameter.grad = None
+            parameter.data = parameter.data.float()
+            parameter.grad = None if gradient is None else gradient.float()
+        yield
+    finally:
+        for parameter, original in zip(halves, kept, strict=True):
+            gradient, parameter.grad = parameter.grad, None
+            parameter.data = original
+            parameter.grad = None if gradient is None else gradient.to(original.dtype)

@@ -1,0 +1,460 @@
+"""Two processes are one: replicas and shards, on CPUs that talk through Gloo.
+
+Starting processes takes seconds, so two go through every scenario below once, and each test looks at what they brought
+back. Accelerate shards models on accelerators alone; the scenarios of FSDP2 tell it that the CPUs are some.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate.state
+import pytest
+import torch
+from accelerate.utils import DistributedType
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from rupert.defenses import SDD, SEAM
+from rupert.errors import NonFiniteError, UsageError
+from rupert.models import loading
+from rupert.models.loading import LoadedModel, ModelSettings
+from rupert.study import stage
+from rupert.training import processes
+from rupert.training.callbacks import ProgressBar
+from rupert.training.objective import Draw, Gathered, Metrics, Step
+from rupert.training.trainer import HardeningTrainer, harden
+
+Tiny = Callable[..., LoadedModel]
+Brought = Mapping[str, Any]  # scenario -> what a process brought back from it
+
+PROCESSES = 2
+SECONDS = 600  # after which processes that wait for each other are given up
+# In two processes of half as many rows a pass; rows of many lengths, and a second epoch.
+DEFENSE = SDD(
+    pairs="potionworld:defender",
+    benign="potionworld:benign",
+    benign_share=0.25,
+    max_steps=4,
+    learning_rate=1e-3,
+    max_grad_norm=1.0,
+    per_device_train_batch_size=4,
+    gradient_accumulation_steps=2,
+    max_length=64,
+    seed=3,
+)
+HALF = dataclasses.replace(DEFENSE, per_device_train_batch_size=2)
+# Adam divides each gradient by its own size, which for a zero that was rounded differently is anything.
+LORA = {"lora": True, "optim": "sgd", "learning_rate": 0.1}
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "ACCELERATE_TORCH_DEVICE": "cpu",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
+
+
+SELF_DESTRUCT = SEAM(
+    harmful="potionworld:defender",
+    alignment="potionworld:refusals",
+    benign="potionworld:benign",
+    alignment_benign_share=0.5,
+    gradient="hessian_free",
+    max_steps=2,
+    learning_rate=0.1,
+    optim="sgd",  # as for LoRA
+    per_device_train_batch_size=4,
+    gradient_accumulation_steps=2,
+    max_length=64,
+)
+HALF_SELF_DESTRUCT = dataclasses.replace(SELF_DESTRUCT, per_device_train_batch_size=2)
+
+
+def gathered(objective: Any) -> Gathered:
+    """The first rows of every stream."""
+    return Gathered({name: examples[:12] for name, examples in objective.gather().streams.items()})
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in model.parameters()])
+
+
+def hardened(objective: Any, loaded: LoadedModel, folder: Path, **options: Any) -> HardeningTrainer:
+    return harden(objective, loaded, gathered(objective), folder, **{"title": "hardening", "save_steps": 100} | options)
+
+
+def outcome(trainer: HardeningTrainer, model: torch.nn.Module) -> dict[str, Any]:
+    return {
+        "weights": weights(model),
+        "types": {type(module).__name__ for module in model.modules()},
+        "history": trainer.history,
+        "tokens": trainer.state.num_input_tokens_seen,
+    }
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """A defense to which something happens at the end of its second step, in the second process alone."""
+
+    defense: SDD
+    trouble: Callable[[], Metrics]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.defense, name)
+
+    def start(self, model: Any) -> Step:
+        step, numbers = self.defense.start(model), iter(range(self.defense.max_steps))
+
+        def troubled(draw: Draw) -> Metrics:
+            metrics = step(draw)
+            return metrics | self.trouble() if next(numbers) == 1 and processes.rank() == 1 else metrics
+
+        return troubled
+
+
+def press_control_c() -> Metrics:
+    os.kill(os.getpid(), signal.SIGINT)
+    return {}
+
+
+def be_infinite() -> Metrics:
+    return {"loss": math.inf}
+
+
+class Scenarios:
+    """What each process goes through, in the order of the methods."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fresh(self) -> LoadedModel:
+        loaded: LoadedModel = torch.load(self.folder / "tiny.pt", weights_only=False)
+        # Transformers records hidden states of models that it made, not of those that were unpickled.
+        model = LlamaForCausalLM(loaded.model.config).to(loaded.model.dtype)
+        model.load_state_dict(loaded.model.state_dict())
+        return dataclasses.replace(loaded, model=model.eval())
+
+    def sums(self) -> Any:
+        return processes.count(), processes.rank(), processes.total(0.5 + processes.rank())
+
+    def means(self) -> Any:
+        tensors = [torch.full((2,), 1.0 + processes.rank()), torch.tensor(3.0 * processes.rank(), requires_grad=True)]
+        processes.average(iter(tensors))
+        return [tensor.detach() for tensor in tensors]
+
+    def mean_of_shards(self) -> Any:
+        layer = fully_shard(torch.nn.Linear(1, 2, bias=False))
+        layer(torch.full((1, 1), 1.0 + processes.rank())).sum().backward()
+        processes.average([layer.weight.grad])
+        return layer.weight.grad.full_tensor()
+
+    def progress(self) -> Any:
+        return ProgressBar("hardening")._bar.disable
+
+    def replicas(self) -> Any:
+        loaded = self.fresh()
+        trainer = hardened(HALF, loaded, self.folder / "replicas")
+        return outcome(trainer, processes.whole(loaded.model)) | {"wrapped": trainer.model_wrapped is not loaded.model}
+
+    def adapters(self) -> Any:
+        loaded = self.fresh()
+        objective = dataclasses.replace(HALF, **LORA)
+        return outcome(hardened(objective, loaded, self.folder / "adapters"), loaded.model)
+
+    def infinity(self) -> Any:
+        loaded = self.fresh()
+        with pytest.raises(NonFiniteError) as caught:
+            hardened(Troubled(HALF, be_infinite), loaded, self.folder / "infinity")
+        return str(caught.value)
+
+    def resumed(self) -> Any:
+        return self._resumed(HALF, "resumed")
+
+    def exact_replicas(self) -> Any:
+        loaded = self.fresh()
+        exact = dataclasses.replace(HALF_SELF_DESTRUCT, gradient="exact")
+        return outcome(hardened(exact, loaded, self.folder / "exact replicas"), loaded.model)
+
+    def hessian_free_replicas(self) -> Any:
+        loaded = self.fresh()
+        return outcome(hardened(HALF_SELF_DESTRUCT, loaded, self.folder / "free replicas"), loaded.model)
+
+    def stage(self) -> Any:
+        record = stage.defend(HALF, ModelSettings(model="potionworld"), self.folder / "stage")
+        return record.output_hash, stage.defend(
+            HALF, ModelSettings(model="potionworld"), self.folder / "stage"
+        ) == record
+
+    def shards(self) -> Any:
+        os.environ.update(SHARDED)
+        accelerate.state.PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+        loaded = self.fresh()
+        trainer = hardened(HALF, loaded, self.folder / "shards")
+        model = processes.whole(loaded.model)
+        if processes.rank() == 0:
+            model.save_pretrained(self.folder / "saved")
+        sharded = all(isinstance(parameter, DTensor) for parameter in loaded.model.parameters())
+        return outcome(trainer, model) | {"sharded": sharded}
+
+    def shards_with_adapters(self) -> Any:
+        loaded = self.fresh()
+        objective = dataclasses.replace(HALF, **LORA)
+        trainer = hardened(objective, loaded, self.folder / "shards with adapters")
+        return outcome(trainer, processes.whole(loaded.model))
+
+    def hessian_free_shards(self) -> Any:
+        loaded = self.fresh()
+        trainer = hardened(HALF_SELF_DESTRUCT, loaded, self.folder / "free shards")
+        return outcome(trainer, processes.whole(loaded.model))
+
+    def some_layers_of_shards(self) -> Any:
+        loaded = self.fresh()
+        some = dataclasses.replace(HALF_SELF_DESTRUCT, unlearning_layers=2)
+        return outcome(hardened(some, loaded, self.folder / "some layers"), processes.whole(loaded.model))
+
+    def exact_shards(self) -> Any:
+        exact = dataclasses.replace(HALF_SELF_DESTRUCT, gradient="exact")
+        with pytest.raises(UsageError) as caught:
+            hardened(exact, self.fresh(), self.folder / "exact shards")
+        return str(caught.value)
+
+    def stage_of_shards(self) -> Any:
+        return stage.defend(HALF, ModelSettings(model="potionworld"), self.folder / "stage of shards").output_hash
+
+    def shards_resumed(self) -> Any:
+        return self._resumed(HALF, "shards resumed")
+
+    def shards_seen(self) -> Any:
+        """Whether a defense, when it starts, sees the shards of the model that it was given, also when resumed."""
+        given, seen = self.fresh(), []
+
+        class Seeing(Troubled):
+            def start(self, model: Any) -> Step:
+                embedding = model.get_input_embeddings().weight
+                whole = embedding.full_tensor() if isinstance(embedding, DTensor) else torch.zeros(1)
+                seen.append(torch.equal(whole, given.model.get_input_embeddings().weight))
+                return super().start(model)
+
+        hardened(Seeing(HALF, dict), self.fresh(), self.folder / "shards seen", resume=False)
+        hardened(Seeing(HALF, dict), self.fresh(), self.folder / "shards seen", resume=True)
+        return seen
+
+    def first_version(self) -> Any:
+        os.environ.update(FSDP_VERSION="1", FSDP_CPU_RAM_EFFICIENT_LOADING="false")
+        with pytest.raises(UsageError) as caught:
+            hardened(HALF, self.fresh(), self.folder / "first version")
+        return str(caught.value)
+
+    def _resumed(self, objective: SDD, name: str) -> Any:
+        with pytest.raises(KeyboardInterrupt):
+            hardened(Troubled(objective, press_control_c), self.fresh(), self.folder / name)
+        loaded = self.fresh()
+        return outcome(hardened(objective, loaded, self.folder / name, resume=True), processes.whole(loaded.model))
+
+
+def go_through(folder: Path) -> None:
+    """What a process does: joins the other, as its launcher's environment says, and goes through all scenarios."""
+    processes.join("cpu")
+    scenarios = Scenarios(folder)
+    names = [name for name in vars(Scenarios) if not name.startswith("_") and name != "fresh"]
+    torch.save({name: getattr(scenarios, name)() for name in names}, folder / f"brought by {processes.rank()}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def brought(tiny: Tiny, folder: Path) -> list[Brought]:
+    """What each of two processes brought back."""
+    torch.save(tiny(), folder / "tiny.pt")
+    port, running = free_port(), []
+    for rank in range(PROCESSES):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": PROCESSES, "LOCAL_WORLD_SIZE": PROCESSES}
+        # Without CUDA, so that it is the same on every machine.
+        addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+        launched = os.environ | {name: str(value) for name, value in (environment | addresses).items()}
+        running.append(subprocess.Popen([sys.executable, __file__, str(folder)], env=launched))
+    wait_for(running)
+    return [torch.load(folder / f"brought by {rank}.pt", weights_only=False) for rank in range(PROCESSES)]
+
+
+def wait_for(running: list[subprocess.Popen[bytes]]) -> None:
+    """Wait until all are done, and end the others when one fails: they would wait for it."""
+    deadline = time.monotonic() + SECONDS
+    while any(process.poll() is None for process in running):
+        if any(process.poll() for process in running) or time.monotonic() > deadline:
+            for process in running:
+                process.kill()
+        time.sleep(0.05)
+    assert [process.wait() for process in running] == [0] * PROCESSES
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Tiny, folder: Path) -> dict[str, Any]:
+    """What one process makes of it, with as many rows a step."""
+    loaded = tiny()
+    return outcome(hardened(DEFENSE, loaded, folder / "alone"), loaded.model)
+
+
+@pytest.fixture(scope="module")
+def alone_with_adapters(tiny: Tiny, folder: Path) -> dict[str, Any]:
+    loaded = tiny()
+    objective = dataclasses.replace(DEFENSE, **LORA)
+    return outcome(hardened(objective, loaded, folder / "alone with adapters"), loaded.model)
+
+
+def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    torch.testing.assert_close(found["weights"], expected["weights"], rtol=0, atol=1e-10)
+    assert [m["loss"] for m in found["history"]] == pytest.approx([m["loss"] for m in expected["history"]], abs=1e-10)
+    assert found["tokens"] == expected["tokens"]
+    assert found["types"] == expected["types"]
+
+
+def test_in_one_process_all_is_as_it_was(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    processes.join("cpu")
+    tensor = torch.tensor([1.0, 2.0])
+    processes.average([tensor])
+    assert (processes.count(), processes.rank(), processes.total(0.1)) == (1, 0, 0.1)
+    assert tensor.tolist() == [1.0, 2.0]
+    model = tiny().model
+    assert processes.whole(model) is model
+
+
+def test_processes_add_up(brought: list[Brought]) -> None:
+    assert [process["sums"] for process in brought] == [(2, 0, 2.0), (2, 1, 2.0)]
+
+
+def test_tensors_become_their_mean(brought: list[Brought]) -> None:
+    for process in brought:
+        assert [tensor.tolist() for tensor in process["means"]] == [[1.5, 1.5], 1.5]
+
+
+def test_a_sharded_gradient_is_the_mean_already(brought: list[Brought]) -> None:
+    assert [process["mean_of_shards"].tolist() for process in brought] == [[[1.5], [1.5]]] * 2
+
+
+def test_the_main_process_alone_shows_progress(brought: list[Brought]) -> None:
+    assert [process["progress"] for process in brought] == [False, True]
+
+
+def test_replicas_are_one_process_with_their_rows(brought: list[Brought], alone: dict[str, Any]) -> None:
+    for process in brought:
+        assert_same(process["replicas"], alone)
+        assert not process["replicas"]["wrapped"]
+    assert torch.equal(*(process["replicas"]["weights"] for process in brought))
+
+
+def test_replicas_train_an_adapter(brought: list[Brought], alone_with_adapters: dict[str, Any]) -> None:
+    for process in brought:
+        assert_same(process["adapters"], alone_with_adapters)
+
+
+def test_what_is_not_finite_in_one_process_stops_all(brought: list[Brought]) -> None:
+    for process in brought:
+        assert process["infinity"].startswith("loss: inf at step 1; stopped before the weights changed")
+
+
+@pytest.mark.parametrize("scenario", ["resumed", "shards_resumed"])
+def test_control_c_in_one_process_stops_all_and_is_resumed(
+    brought: list[Brought], alone: dict[str, Any], scenario: str
+) -> None:
+    assert_same(brought[0][scenario], alone)
+    assert brought[1][scenario]["history"] == brought[0][scenario]["history"]
+
+
+def test_shards_are_one_process_with_their_rows(brought: list[Brought], alone: dict[str, Any]) -> None:
+    assert [process["shards"]["sharded"] for process in brought] == [True, True]
+    assert_same(brought[0]["shards"], alone)
+    assert brought[1]["shards"]["weights"].device.type == "meta"
+
+
+def test_shards_train_an_adapter(brought: list[Brought], alone_with_adapters: dict[str, Any]) -> None:
+    assert_same(brought[0]["shards_with_adapters"], alone_with_adapters)
+
+
+def test_a_defense_starts_on_the_shards_of_what_it_was_given(brought: list[Brought]) -> None:
+    assert [process["shards_seen"] for process in brought] == [[True, True]] * 2
+
+
+def test_the_first_version_of_fsdp_is_one_line(brought: list[Brought]) -> None:
+    expected = "hardening is split over replicas or by FSDP2 alone; launch it with --fsdp_version 2"
+    assert [process["first_version"] for process in brought] == [expected] * 2
+
+
+@pytest.fixture(scope="module")
+def self_destructing(tiny: Tiny, folder: Path) -> Callable[..., dict[str, Any]]:
+    """What one process makes of SEAM."""
+
+    def make(**settings: Any) -> dict[str, Any]:
+        loaded = tiny()
+        objective = dataclasses.replace(SELF_DESTRUCT, **settings)
+        return outcome(hardened(objective, loaded, folder / f"alone {settings}"), loaded.model)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("scenario", "settings"),
+    [
+        ("exact_replicas", {"gradient": "exact"}),
+        ("hessian_free_replicas", {}),
+        ("hessian_free_shards", {}),
+        ("some_layers_of_shards", {"unlearning_layers": 2}),
+    ],
+)
+def test_seam_is_the_same_in_two_processes(
+    brought: list[Brought], self_destructing: Callable[..., dict[str, Any]], scenario: str, settings: dict[str, Any]
+) -> None:
+    expected = self_destructing(**settings)
+    assert_same(brought[0][scenario], expected)
+    for found, alone in zip(brought[1][scenario]["history"], expected["history"], strict=True):
+        assert found == pytest.approx(alone, abs=1e-8)
+
+
+def test_an_exact_gradient_of_shards_is_refused_with_both_ways_out(brought: list[Brought]) -> None:
+    expected = (
+        "gradient: 'exact' is not valid under FSDP2, whose sharding has no second derivative; use hessian_free, or "
+        "hold the model whole on each device or split by layers (device_map)"
+    )
+    assert [process["exact_shards"] for process in brought] == [expected] * 2
+
+
+def test_a_stage_is_written_once(brought: list[Brought], folder: Path) -> None:
+    hashes = [process["stage"][0] for process in brought]
+    assert hashes == [loading.folder_hash(folder / "stage")] * 2
+    assert all(process["stage"][1] for process in brought)  # the second call finds it done
+    assert [process["stage_of_shards"] for process in brought] == [loading.folder_hash(folder / "stage of shards")] * 2
+    assert not (folder / "stage" / "checkpoints").exists()
+
+
+def test_what_was_sharded_is_saved_as_any_model(brought: list[Brought], folder: Path) -> None:
+    again = AutoModelForCausalLM.from_pretrained(folder / "saved")
+    assert type(again) is LlamaForCausalLM
+    assert torch.equal(weights(again), brought[0]["shards"]["weights"])
+
+
+if __name__ == "__main__":
+    go_through(Path(sys.argv[1]))
