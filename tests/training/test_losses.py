@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from rupert.data.batches import IGNORED, Encoded, collate
+from rupert.models.anatomy import Anatomy, anatomy
 from rupert.models.loading import LoadedModel
-from rupert.training.losses import answer_cross_entropy, answer_states, answer_tokens, summed_cross_entropy
+from rupert.training.losses import (
+    answer_cross_entropy,
+    answer_states,
+    answer_tokens,
+    backward_head_cross_entropy,
+    head_cross_entropy,
+)
 
 Tiny = Callable[..., LoadedModel]
 ByHand = Callable[..., torch.Tensor]
@@ -85,7 +93,7 @@ def test_states_are_those_before_the_answers_tokens(tiny: Tiny, rows: list[Encod
 def test_logits_of_the_last_states_give_the_loss(tiny: Tiny, by_hand: ByHand, rows: list[Encoded]) -> None:
     model = tiny().model
     states = answer_states(model, collate(rows, 0))
-    loss = summed_cross_entropy(model.lm_head(states.layer(-1)), states.targets)
+    loss = head_cross_entropy(anatomy(model), states.layer(-1), states.targets)
     assert loss.dtype == torch.float64
     assert loss.item() == pytest.approx(by_hand(model, rows).item(), rel=1e-12)
 
@@ -96,8 +104,39 @@ def test_a_first_token_has_no_state_that_predicts_it(tiny: Tiny) -> None:
     assert states.predicts.tolist() == [[True, True, False]]
 
 
-def test_cross_entropy_is_summed_in_float32() -> None:
-    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [100.0, 0.0]], dtype=torch.bfloat16)
-    loss = summed_cross_entropy(logits, torch.tensor([0, 1, 0]))
+def parts_of(head: torch.nn.Module, **changes: Any) -> Anatomy:
+    return Anatomy(**({"norm": torch.nn.Identity(), "head": head, "scale": 1.0, "cap": None} | changes))
+
+
+@pytest.mark.parametrize("cap", [None, 1000.0])  # with a cap the head is more than a product
+def test_cross_entropy_is_summed_in_float32(cap: float | None) -> None:
+    head = torch.nn.Linear(1, 2, bias=False).to(torch.bfloat16)
+    head.weight.data = torch.tensor([[100.0], [0.0]], dtype=torch.bfloat16)
+    states = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.bfloat16)
+    loss = head_cross_entropy(parts_of(head, cap=cap), states, torch.tensor([0, 1, 0]))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(2 * 0.6931472)
+
+
+@pytest.mark.parametrize(
+    ("head", "changes", "plain"),
+    [
+        (torch.nn.Linear(3, 5, bias=False), {}, True),
+        (torch.nn.Linear(3, 5), {}, False),
+        (torch.nn.Linear(3, 5, bias=False), {"scale": 0.5}, False),
+        (torch.nn.Linear(3, 5, bias=False), {"cap": 2.0}, False),
+        (torch.nn.Sequential(torch.nn.Linear(3, 5, bias=False)), {}, False),
+    ],
+)
+def test_a_backward_pass_from_the_head_on_is_autograds(
+    head: torch.nn.Module, changes: dict[str, Any], plain: bool
+) -> None:
+    parts, targets = parts_of(head.double(), **changes), torch.tensor([4, 0])
+    assert (parts.matrix is not None) is plain
+    states = torch.tensor([[1.0, -2.0, 0.5], [0.1, 0.2, 0.3]], dtype=torch.float64, requires_grad=True)
+    changed = [states, *head.parameters()]
+    loss = 0.3 * torch.nn.functional.cross_entropy(parts.logits(states), targets, reduction="sum")
+    expected = torch.autograd.grad(loss, changed)
+    assert backward_head_cross_entropy(parts, states * 1.0, targets, 0.3) == pytest.approx(loss.item())
+    for tensor, gradient in zip(changed, expected, strict=True):
+        torch.testing.assert_close(tensor.grad, gradient)

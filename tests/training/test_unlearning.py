@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from rupert.data.batches import Encoded, collate
 from rupert.models.loading import LoadedModel
-from rupert.training import unlearning
+from rupert.training import linear_cross_entropy, unlearning
 from rupert.training.cosine import differentiate
 from rupert.training.unlearning import LayerWiseUnlearning
 
@@ -146,39 +147,44 @@ def test_draws_follow_torchs_seed(tiny: Tiny, rows: list[Encoded]) -> None:
     assert torch.equal(torch.get_rng_state(), before)  # all are drawn by no draw
 
 
-def heads(model: PreTrainedModel) -> list[torch.Size]:
-    """Shapes of the logits of every call of the output head."""
-    shapes: list[torch.Size] = []
-    forward = model.lm_head.forward
+@pytest.fixture
+def heads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Shapes of all logits that are made of answer tokens' states."""
+    shapes, made = [], linear_cross_entropy._loss_and_difference
 
-    def observed(states: torch.Tensor) -> torch.Tensor:
-        logits = forward(states)
-        shapes.append(logits.shape)
-        return logits
+    def observed(states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> Any:
+        loss, difference = made(states, weight, targets)
+        shapes.append(tuple(difference.shape))
+        return loss, difference
 
-    model.lm_head.forward = observed
+    monkeypatch.setattr(linear_cross_entropy, "_loss_and_difference", observed)
     return shapes
 
 
-def test_the_head_sees_answers_of_all_hidden_states_but_the_last_twice(tiny: Tiny, rows: list[Encoded]) -> None:
+def test_the_head_sees_answers_of_each_hidden_state_once(
+    tiny: Tiny, rows: list[Encoded], heads: list[tuple[int, int]]
+) -> None:
     model = tiny().model
     assert model.config.vocab_size == WORDS
-    shapes = heads(model)
     unlearn(model, rows)
-    # The model's own call makes the logits of one column, which nothing uses; then two states, and the model's loss.
-    assert shapes == [(8, 1, WORDS), (TOKENS, WORDS), (TOKENS, WORDS), (TOKENS, WORDS)]
+    assert heads == [(TOKENS, WORDS)] * 3  # two states, and the last, which is the model's own loss
 
 
 @pytest.mark.parametrize(("chunk", "sizes"), [(WORDS * 10, [10, 10, 10, 7]), (WORDS * 37, [37]), (1, [1] * 37)])
 def test_the_head_makes_no_more_logits_at_once_than_a_chunk(
-    tiny: Tiny, rows: list[Encoded], chunk: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny,
+    rows: list[Encoded],
+    chunk: int,
+    sizes: list[int],
+    heads: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, model = tiny().model, tiny().model
     expected = unlearn(whole, rows)
+    heads.clear()
     monkeypatch.setattr(unlearning, "CHUNK", chunk)
-    shapes = heads(model)
     found = unlearn(model, rows)
-    assert shapes[1:-1] == [(size, WORDS) for size in sizes * 2]
+    assert heads[:-1] == [(size, WORDS) for size in sizes * 2]
     assert found == pytest.approx(expected, rel=1e-12)
     close(left(model), left(whole), 1e-8)
 

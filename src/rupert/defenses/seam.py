@@ -16,8 +16,9 @@ B and R: one forward and one backward pass. Then ∇L_sd exactly: a double backw
 forward and backward passes (with micro-batches, all but the last are run again first). Hessian-free: another forward
 and backward pass of H and B (two with central differences).
 
-Buffers beside weights and `p.grad`: g_a and g_b; exactly, the graphs of the last micro-batches of H and B, and one
-direction; Hessian-free, a copy of the weights and the shifted gradient.
+Buffers beside weights and `p.grad`: g_a and g_b; exactly, the graphs of the last micro-batches of H and B; by
+differences, a copy of the weights and the shifted gradient. No row is padded where `packing` knows the architecture;
+elsewhere rows are padded to the longest of their micro-batch.
 
 The published code computes in bfloat16, where a shift by ε = 1e-3 spread over all weights moves next to none of them,
 and its L_sd is mostly noise (see `rupert fidelity`). It counts the last hidden state twice, normalizes the gradient of
@@ -37,6 +38,7 @@ from rupert.data import sources
 from rupert.data.examples import require
 from rupert.errors import InvalidValue
 from rupert.models.attention import twice_differentiable
+from rupert.models.packing import packing
 from rupert.settings import check_not_negative, check_positive, check_range, setting
 from rupert.terminal import progress_console
 from rupert.training.cosine import BatchLoss, add_differences, add_exact, cosine, differentiate
@@ -155,7 +157,7 @@ class SEAM(TrainingSettings):
         """Leave the gradient of unlearning and self-destruction."""
         rows, twice = self.per_device_train_batch_size, self.gradient == "exact"
         layer_wise = LayerWiseUnlearning(model, self.unlearning_layers) if self.unlearning == "layer_wise" else None
-        with twice_differentiable(model) if twice else nullcontext():
+        with packing(model), twice_differentiable(model) if twice else nullcontext():
             harmful = differentiate("harmful", model, draw("harmful"), rows=rows, twice=twice, along=layer_wise)
             if layer_wise:
                 unlearning = layer_wise.finish(harmful.value, harmful.gradient, self.unlearning_weight)
@@ -163,15 +165,16 @@ class SEAM(TrainingSettings):
                 unlearning = -harmful.value
                 give(trained(model), [part.clone() for part in harmful.gradient], -self.unlearning_weight)
             benign = differentiate("benign", model, draw("benign"), rows=rows, twice=twice)
+            metrics = {
+                "unlearning": unlearning,
+                "cosine": cosine(harmful, benign),
+                "harmful_loss": harmful.value,
+                "benign_loss": benign.value,
+                "harmful_norm": harmful.norm,
+                "benign_norm": benign.norm,
+            }
             self._push_apart(harmful, benign)
-        return {
-            "unlearning": unlearning,
-            "cosine": cosine(harmful, benign),
-            "harmful_loss": harmful.value,
-            "benign_loss": benign.value,
-            "harmful_norm": harmful.norm,
-            "benign_norm": benign.norm,
-        }
+        return metrics
 
     def _push_apart(self, harmful: BatchLoss, benign: BatchLoss) -> None:
         if self.gradient == "exact":

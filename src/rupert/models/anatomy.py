@@ -33,6 +33,15 @@ class Anatomy:
     scale: float
     cap: float | None
 
+    @property
+    def matrix(self) -> Tensor | None:
+        """The head's weight [vocabulary, width], where multiplying by it is all that makes logits."""
+        if not isinstance(self.head, nn.Linear) or self.scale != 1.0 or self.cap is not None:
+            return None
+        weight: Tensor = self.head.weight
+        has_bias = getattr(self.head, "bias", None) is not None
+        return weight if weight.is_floating_point() and not has_bias else None
+
     def normed(self, states: Tensor) -> Tensor:
         """The final norm of a layer's hidden states, of their shape."""
         normed: Tensor = self.norm.forward(states)

@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
+from rupert.models.packing import PACKED
+
 
 @contextlib.contextmanager
 def twice_differentiable(model: PreTrainedModel) -> Iterator[None]:
     """Within, attention has a second derivative: eager stays, PyTorch's takes its math backend, any other is eager.
 
+    `packing`, which takes PyTorch's attention too, is to be entered first.
+
     The fused kernels (flash attention on CPU and GPU, memory-efficient and cuDNN attention) have none.
     """
     implementation = model.config._attn_implementation
-    if implementation == "sdpa":
+    if implementation in ("sdpa", PACKED):
         with sdpa_kernel(SDPBackend.MATH):
             yield
     elif implementation == "eager":

@@ -31,7 +31,7 @@ from rupert.training.gradients import (
     token_share,
     trained,
 )
-from rupert.training.losses import AnswerStates, answer_states, summed_cross_entropy, to_device
+from rupert.training.losses import AnswerStates, answer_states, head_cross_entropy, to_device
 from rupert.training.weights import shifted
 
 # Takes a micro-batch's states while their graph is there, and the share that its tokens have in the batch's mean.
@@ -132,21 +132,23 @@ def cosine(a: BatchLoss, b: BatchLoss) -> float:
 def add_exact(a: BatchLoss, b: BatchLoss, weight: float) -> None:
     """Add `weight` times the gradient of the cosine to `p.grad`, by double backward.
 
-    The graphs of the last micro-batches are there and are used up; for all others a forward and a backward pass are
-    made again, so that no more than two graphs are held at once.
+    The gradients are used up: what each Hessian is multiplied by takes their place. So are the graphs of the last
+    micro-batches; for all others a forward and a backward pass are made again, so that no more than two graphs are held
+    at once.
     """
     c = cosine(a, b)
-    for batch, other in ((a, b), (b, a)):
-        vector = [
-            (theirs * (weight / (other.norm * batch.norm))).sub_(own, alpha=weight * c / batch.norm**2)
-            for own, theirs in zip(batch.gradient, other.gradient, strict=True)
-        ]
-        _backward_twice(batch.graph, vector, batch.parameters)
+    across, along_a, along_b = weight / (a.norm * b.norm), weight * c / a.norm**2, weight * c / b.norm**2
+    for of_a, of_b in zip(a.gradient, b.gradient, strict=True):
+        kept = of_a.clone()
+        of_a.mul_(-along_a).add_(of_b, alpha=across)
+        of_b.mul_(-along_b).add_(kept, alpha=across)
+    for batch in (a, b):
+        _backward_twice(batch.graph, batch.gradient, batch.parameters)
         batch.graph = ()
         for piece in batch.pieces[:-1]:
             loss = batch.piece_loss(piece)
             graph = torch.autograd.grad(loss, batch.parameters, create_graph=True, materialize_grads=True)
-            _backward_twice(graph, vector, batch.parameters)
+            _backward_twice(graph, batch.gradient, batch.parameters)
 
 
 def add_differences(a: BatchLoss, b: BatchLoss, weight: float, *, epsilon: float, central: bool) -> None:
@@ -172,7 +174,7 @@ def add_differences(a: BatchLoss, b: BatchLoss, weight: float, *, epsilon: float
 
 
 def _loss(model: PreTrainedModel, states: AnswerStates, share: float) -> Tensor:
-    return summed_cross_entropy(anatomy(model).logits(states.layer(-1)), states.targets) * share
+    return head_cross_entropy(anatomy(model), states.layer(-1), states.targets) * share
 
 
 def _backward_twice(graph: Sequence[Tensor], vector: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from rupert.data.batches import IGNORED
+from rupert.models.anatomy import Anatomy
+from rupert.models.packing import is_packing, packed
+from rupert.training.linear_cross_entropy import backward_linear_cross_entropy, linear_cross_entropy
 
 
 def answer_tokens(batch: Mapping[str, Tensor]) -> int:
@@ -53,6 +57,7 @@ class AnswerStates:
 
     Attributes:
         hidden: [rows, length, width] each: the embedding's output and that of every layer; the last is final-normed.
+            Within `packing` all tokens are one row, without padding.
         predicts: [rows, length], true where the next token is an answer's.
         targets: [tokens], these next tokens.
     """
@@ -67,24 +72,42 @@ class AnswerStates:
         return states[self.predicts.to(states.device)]
 
 
-def answer_states(model: nn.Module, batch: Mapping[str, Tensor]) -> AnswerStates:
+def answer_states(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> AnswerStates:
     """Run a model, without its output head: what makes logits of the states can then leave out prompts and padding."""
-    hidden = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        use_cache=False,
-        output_hidden_states=True,
-        logits_to_keep=1,  # 0 would mean all
-    ).hidden_states
     following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if is_packing(model):
+        inputs, following = packed(**inputs), following[batch["attention_mask"].bool()][None]
+    hidden = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
     predicts = following != IGNORED
     return AnswerStates(hidden, predicts, following[predicts])
 
 
-def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of [tokens, vocabulary] against [tokens], summed; in float32, or in float64 for such logits."""
+def head_cross_entropy(parts: Anatomy, normed: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross entropy of what the output head makes of final-normed states; a scalar, at least in float32.
+
+    Args:
+        parts: of the model.
+        normed: [tokens, width].
+        targets: [tokens].
+    """
+    if parts.matrix is not None:
+        return linear_cross_entropy(normed.to(parts.matrix.device), parts.matrix, targets.to(parts.matrix.device))
+    logits = parts.logits(normed)
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return functional.cross_entropy(precise, targets.to(logits.device), reduction="sum")
+
+
+def backward_head_cross_entropy(parts: Anatomy, normed: Tensor, targets: Tensor, scale: float) -> float:
+    """Backward pass of `scale` times `head_cross_entropy`, from the head on; returns the loss times `scale`."""
+    if parts.matrix is None:
+        loss = head_cross_entropy(parts, normed, targets) * scale
+        torch.autograd.backward(loss)
+        return float(loss.detach())
+    device = parts.matrix.device
+    value, seed = backward_linear_cross_entropy(normed.to(device), parts.matrix, targets.to(device), scale)
+    torch.autograd.backward(normed, seed.to(normed))
+    return value
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from rupert.models.anatomy import anatomy
 from rupert.training import processes
 from rupert.training.gradients import aside, give, mean_loss, trained
-from rupert.training.losses import AnswerStates, summed_cross_entropy
+from rupert.training.losses import AnswerStates, backward_head_cross_entropy
 
 # Logits of one chunk: 128 MiB in float32, enough for full speed.
 CHUNK = 2**25
@@ -83,10 +83,7 @@ class LayerWiseUnlearning:
         parts, states = anatomy(self._model), found.detach().requires_grad_()
         rows = max(1, CHUNK // self._model.config.get_text_config().vocab_size)
         for chunk, wanted in zip(states.split(rows), targets.split(rows), strict=True):
-            logits = parts.logits(parts.normed(chunk))
-            loss = summed_cross_entropy(logits, wanted) * weight
-            torch.autograd.backward(loss)
-            self._total += float(loss.detach())
+            self._total += backward_head_cross_entropy(parts, parts.normed(chunk), wanted, weight)
         assert states.grad is not None
         return states.grad
 
