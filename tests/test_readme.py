@@ -51,7 +51,8 @@ def test_every_command_parses_and_its_settings_are_valid(
     monkeypatch.setattr(irrelevant_pairs.PairingSettings, "check", reached)
     for name in ("defend", "attack", "evaluate"):
         monkeypatch.setattr(stage, name, reached)
-    monkeypatch.setattr("rupert.training.potionworld.build", reached)
+    for place in ("training.potionworld.build", "cli.geometry.geometry", "cli.fidelity.fidelity", "cli.run.run_study"):
+        monkeypatch.setattr(f"rupert.{place}", reached)
     if words == ["--help"]:
         with pytest.raises(SystemExit):
             command_line.main(words)

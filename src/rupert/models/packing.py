@@ -60,7 +60,7 @@ class Rows:
 
 @contextlib.contextmanager
 def packing(model: PreTrainedModel) -> Iterator[None]:
-    """Within, a model that can takes batches without padding; see `inputs`."""
+    """Within, a model that can takes batches without padding; see `packed`. Backward passes belong within, too."""
     implementation = model.config._attn_implementation
     if implementation not in REPLACED or not _is_packable(model):
         yield
@@ -85,8 +85,9 @@ def packed(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
 
 
 def _is_packable(model: PreTrainedModel) -> bool:
-    layers = getattr(model.config, "layer_types", None) or ["full_attention"]
-    return model.config.model_type in PACKABLE and set(layers) == {"full_attention"}
+    config = model.config
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return config.model_type in PACKABLE and layers == {"full_attention"} and getattr(config, "is_causal", True)
 
 
 def _attend(

@@ -54,7 +54,7 @@ def backward_linear_cross_entropy(
     with _without_autocast(weight):
         if weight.requires_grad and weight.grad is None:
             weight.grad = d.T @ (states * scale)
-        elif weight.grad is not None:
+        elif weight.requires_grad and weight.grad is not None:
             weight.grad.addmm_(d.T, states * scale)
         return float(loss) * scale, (d @ weight).mul_(scale)
 
@@ -64,10 +64,13 @@ def _loss_and_difference(states: Tensor, weight: Tensor, targets: Tensor) -> tup
     with _without_autocast(weight):
         logits = states @ weight.T
     found = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    wanted = found.gather(1, targets[:, None])
-    highest = found.amax(dim=1, keepdim=True)
-    sums = found.sub_(highest).exp_().sum(dim=1, keepdim=True)
-    found.div_(sums).scatter_add_(1, targets[:, None], -torch.ones_like(wanted))
+    columns = targets[:, None]
+    wanted, highest = found.gather(1, columns), found.amax(dim=1, keepdim=True)
+    found.sub_(highest).exp_()
+    at_target = found.gather(1, columns)
+    others = found.scatter_(1, columns, 0.0).sum(dim=1, keepdim=True)
+    sums = at_target + others
+    found.div_(sums).scatter_(1, columns, -others / sums)  # the target's softmax less 1, without their difference
     return (highest + sums.log() - wanted).sum(), found.to(logits.dtype)
 
 
