@@ -192,24 +192,26 @@ def printed(rows: list[ResultRow], width: int) -> list[str]:
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
-def test_terminal_table_of_two_defenses_fits_into_80_columns() -> None:
-    attacks = ["none", "benign", "fine_tune-2e-05", "fine_tune-0.001"]
+def test_the_terminals_table_of_any_number_of_defenses_fits_into_80_columns() -> None:
+    attacks, defenses = ["none", "benign", "fine_tune-2e-05", "fine_tune-0.001"], ["none", "sdd", "seam"]
     rows = [
         row(attack, value=1.0 if measure.rate else -12.3456, defense=defense, metric=measure.metric)
-        for defense in ("none", "sdd")
+        for defense in defenses
         for attack in attacks
         for measure in MEASURES
     ]
     lines = printed(rows, width=80)
-    assert lines[0].split() == ["undefended", "sdd"]
-    first_of_each = [line.split()[0] for line in lines if "100" in line and "%" in line]
-    assert first_of_each == ["no", "benign", "lr", "lr"]
-    assert sum(line.count("90\N{EN DASH}100") for line in lines) == len(attacks) * 2 * 3
+    filled = [line.split() for line in lines if "100" in line and "%" in line]
+    assert [words[0] for words in filled[::3]] == ["no", "benign", "lr", "lr"]
+    assert [words[0] for words in filled[1::3]] == ["sdd"] * 4
+    assert [words[0] for words in filled[2::3]] == ["seam"] * 4
+    assert sum(line.count("90\N{EN DASH}100") for line in lines) == len(attacks) * len(defenses) * 3
     assert not any("…" in line for line in lines)
 
 
 def test_terminal_table_leaves_a_gap_where_nothing_was_measured() -> None:
-    lines = printed([row("none", value=0.25), row("benign", defense="none", value=0.5)], width=100)
-    unattacked = next(line for line in lines if line.startswith("no attack"))
-    assert unattacked.split("attack")[1].split() == ["\N{EN DASH}", "25", "%"]
+    lines = printed([row("none", value=0.25), row("benign", defense="none", value=0.5)], width=80)
+    place = next(number for number, line in enumerate(lines) if line.startswith("no attack"))
+    assert lines[place].split()[-1] == "\N{EN DASH}"
+    assert lines[place + 1].split()[:3] == ["sdd", "25", "%"]
     assert not any("refusal" in line for line in lines)

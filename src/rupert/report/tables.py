@@ -284,35 +284,37 @@ def _row(fields: Mapping[str, str | None], place: str) -> ResultRow:
 
 
 def summary_table(rows: Sequence[ResultRow]) -> Table:
-    """The study for the terminal: a line an attack, and for each defense its metrics, a rate with its interval below.
+    """The study for the terminal: a line for each defense under each attack, a rate with its interval beside it.
 
-    Two defenses fit into 80 columns. Several seeds are taken together as `Estimate` says.
+    It fits into 80 columns. Several seeds are taken together as `Estimate` says.
 
     Raises:
         DataError: as `collect` does.
     """
     from rich import box
-    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     grid = collect(rows)
     measures = grid.measures()
-    headings = [Text(measure.title.replace(", ", "\n"), style="dim") for measure in measures]
-    lines = {
-        (defense, attack): [_terminal_cell(grid.of(defense, attack, measure.metric), measure) for measure in measures]
-        for defense in grid.defenses
-        for attack in grid.attacks
-    }
-    widths = [max(map(_width, column)) for column in zip(headings, *lines.values(), strict=True)]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, caption=caption(grid), caption_justify="left")
-    table.add_column("\nattack")
-    for defense in grid.defenses:
-        heading = Group(Text(defense_title(defense), style="bold"), _terminal_line(headings, widths))
-        table.add_column(heading, no_wrap=True)  # so that a narrow terminal takes its room from the attacks' names
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=caption(grid),
+        caption_justify="left",
+    )
+    table.add_column("attack", no_wrap=True)
+    table.add_column("defense")
+    for measure in measures:
+        table.add_column(measure.title.replace(", ", "\n"), justify="right", no_wrap=True)
     for attack in grid.attacks:
-        groups = [_terminal_line(lines[defense, attack], widths) for defense in grid.defenses]
-        table.add_row(Text(attack_title(attack)), *groups)
+        for number, defense in enumerate(grid.defenses):
+            cells = [_terminal_cell(grid.of(defense, attack, measure.metric), measure) for measure in measures]
+            heading = "" if number else attack_title(attack)
+            last = number == len(grid.defenses) - 1
+            table.add_row(Text(heading, style="bold"), Text(defense_title(defense)), *cells, end_section=last)
     return table
 
 
@@ -321,22 +323,8 @@ def _terminal_cell(estimate: Estimate | None, measure: Measure) -> Text:
 
     if estimate is None:
         return Text(_TO, style="dim")
-    interval = measure.interval(estimate.low, estimate.high) if measure.rate else ""
-    return Text.assemble(measure.text(estimate.value), (f"\n{interval}", "dim"))
-
-
-def _terminal_line(cells: Sequence[Text], widths: Sequence[int]) -> Table:
-    from rich.table import Table
-
-    line = Table.grid(padding=(0, 1, 0, 0))
-    for width in widths:
-        line.add_column(width=width, justify="right", no_wrap=True)
-    line.add_row(*cells)
-    return line
-
-
-def _width(text: Text) -> int:
-    return max(line.cell_len for line in text.split())
+    interval = f" {measure.interval(estimate.low, estimate.high):<6}" if measure.rate else ""
+    return Text.assemble(measure.text(estimate.value), (interval, "dim"))
 
 
 def caption(grid: Grid) -> str:
