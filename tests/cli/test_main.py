@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from rupert.cli.main import COMMANDS, main, quieten_libraries
 # A command module whose behaviour is its argument: what the real ones raise, without their work.
 MADE_UP = '''
 """A made-up command."""
-import errno, os, sys, time
+import errno, os, signal, sys, time
 from rupert.cli.arguments import add_stage
 from rupert.errors import NonFiniteError, UsageError
 
@@ -45,6 +44,8 @@ def run(arguments):
         case "print":
             print("a line", flush=True)
         case "wait":
+            # Jobs in the background ignore Ctrl-C, and so does what they start, such as these tests.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             print("waiting", flush=True)
             time.sleep(60)
     return 3
@@ -152,8 +153,6 @@ def test_ctrl_c_is_one_line_and_exit_code_130(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs ignore Ctrl-C, and so would what they start.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
