@@ -86,3 +86,20 @@ def by_hand() -> Callable[[nn.Module, Iterable[Encoded]], Tensor]:
         return total
 
     return cross_entropy
+
+
+@pytest.fixture
+def float64_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers norms a model in float64 in float32; differences of gradients would show nothing else."""
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    def forward(self: nn.Module, states: Tensor) -> Tensor:
+        precise = states.to(torch.promote_types(states.dtype, torch.float32))
+        scale = torch.rsqrt(precise.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * (precise * scale).to(states.dtype)
+
+    for norm in (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm):
+        monkeypatch.setattr(norm, "forward", forward)

@@ -14,7 +14,6 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaForCausalLM, PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from rupert.data import sources
 from rupert.data.batches import Encoded, collate, encode
@@ -41,17 +40,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "central": {"gradient": "hessian_free", "central_differences": True},
 }
 
-
-@pytest.fixture(autouse=True)
-def float64_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformers norms a model in float64 in float32; differences of gradients would show nothing else."""
-
-    def forward(self: LlamaRMSNorm, states: Tensor) -> Tensor:
-        precise = states.to(torch.promote_types(states.dtype, torch.float32))
-        scale = torch.rsqrt(precise.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * (precise * scale).to(states.dtype)
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+pytestmark = pytest.mark.usefixtures("float64_norm")
 
 
 @pytest.fixture(scope="module")

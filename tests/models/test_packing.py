@@ -21,9 +21,6 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from rupert.data.batches import IGNORED, Encoded, collate
 from rupert.defenses import SEAM
@@ -55,18 +52,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 LENGTHS = {"of many lengths": (3, 17, 1, 8), "one alone": (7,), "of one length": (5, 5, 5)}
 
-
-@pytest.fixture(autouse=True)
-def float64_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformers norms a model in float64 in float32, where one last bit of float64 can become one of float32."""
-
-    def forward(self: Any, states: Tensor) -> Tensor:
-        precise = states.to(torch.promote_types(states.dtype, torch.float32))
-        scale = torch.rsqrt(precise.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * (precise * scale).to(states.dtype)
-
-    for norm in (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm):
-        monkeypatch.setattr(norm, "forward", forward)
+pytestmark = pytest.mark.usefixtures("float64_norm")
 
 
 def make(config: PreTrainedConfig, implementation: str = "sdpa") -> PreTrainedModel:

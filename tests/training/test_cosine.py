@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from rupert.data.batches import IGNORED, Encoded, collate
 from rupert.errors import NonFiniteError
@@ -25,17 +24,7 @@ Pair = tuple[list[Encoded], list[Encoded]]
 CUTS = {"8x1": 1, "1x8": 8, "3+3+2": 3}
 WAYS = ["exact", "one-sided", "central"]
 
-
-@pytest.fixture(autouse=True)
-def float64_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Transformers norms a model in float64 in float32; differences of gradients would show nothing else."""
-
-    def forward(self: LlamaRMSNorm, states: Tensor) -> Tensor:
-        precise = states.to(torch.promote_types(states.dtype, torch.float32))
-        scale = torch.rsqrt(precise.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * (precise * scale).to(states.dtype)
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+pytestmark = pytest.mark.usefixtures("float64_norm")
 
 
 @pytest.fixture
