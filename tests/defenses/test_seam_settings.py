@@ -145,3 +145,15 @@ def test_warns_of_differences_in_bfloat16(
     printed = capsys.readouterr()
     assert " ".join(printed.err.split()) == (ROUGH if warns else "")
     assert printed.out == ""
+
+
+@pytest.mark.parametrize(("implementation", "warns"), [("flash_attention_2", True), ("sdpa", False), ("eager", False)])
+def test_says_that_it_takes_another_attention(
+    tiny: Tiny, implementation: str, warns: bool, terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny().model
+    model.config._attn_implementation = implementation
+    SEAM().start(model)
+    SEAM(gradient="hessian_free").start(model)
+    expected = "attention 'flash_attention_2' has no second derivative; SEAM's exact gradient takes eager instead"
+    assert " ".join(capsys.readouterr().err.split()) == (expected if warns else "")

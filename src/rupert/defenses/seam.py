@@ -37,7 +37,7 @@ from transformers import PreTrainedModel
 from rupert.data import sources
 from rupert.data.examples import require
 from rupert.errors import InvalidValue
-from rupert.models.attention import twice_differentiable
+from rupert.models.attention import is_twice_differentiable, twice_differentiable
 from rupert.models.packing import packing
 from rupert.settings import check_not_negative, check_positive, check_range, setting
 from rupert.terminal import progress_console
@@ -138,6 +138,10 @@ class SEAM(TrainingSettings):
         aligned = [stream for stream in self.streams if stream.startswith("alignment")]
         if self.bf16 and self.gradient == "hessian_free":
             progress_console().print(ROUGH, highlight=False)
+        attention = model.config._attn_implementation
+        if self.gradient == "exact" and not is_twice_differentiable(attention):
+            notice = f"attention {attention!r} has no second derivative; SEAM's exact gradient takes eager instead"
+            progress_console().print(notice, highlight=False)
 
         def step(draw: Draw) -> Metrics:
             with self._precision(model):

@@ -11,6 +11,11 @@ from transformers import PreTrainedModel
 from rupert.models.packing import PACKED
 
 
+def is_twice_differentiable(implementation: str) -> bool:
+    """Whether an attention of Transformers has a second derivative as it is, or with another backend."""
+    return implementation in ("eager", "sdpa", PACKED)
+
+
 @contextlib.contextmanager
 def twice_differentiable(model: PreTrainedModel) -> Iterator[None]:
     """Within, attention has a second derivative: eager stays, PyTorch's takes its math backend, any other is eager.
