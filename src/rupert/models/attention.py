@@ -25,14 +25,14 @@ def twice_differentiable(model: PreTrainedModel) -> Iterator[None]:
     The fused kernels (flash attention on CPU and GPU, memory-efficient and cuDNN attention) have none.
     """
     implementation = model.config._attn_implementation
-    if implementation in ("sdpa", PACKED):
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    elif implementation == "eager":
-        yield
-    else:
+    if not is_twice_differentiable(implementation):
         model.set_attn_implementation("eager")
         try:
             yield
         finally:
             model.set_attn_implementation(implementation)
+    elif implementation == "eager":
+        yield
+    else:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield

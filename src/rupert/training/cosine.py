@@ -107,7 +107,9 @@ def differentiate(
         loss = _loss(model, states, share)
         value += float(loss.detach())
         if twice:
-            graph = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+            # Of the last piece alone the graph is kept, so that no other is worth making.
+            is_last = piece is pieces[-1]
+            graph = torch.autograd.grad(loss, parameters, create_graph=is_last, materialize_grads=True)
             parts = [part.detach() for part in graph]
             gradient = [old + new for old, new in zip(gradient, parts, strict=True)] if gradient else parts
         else:
