@@ -9,7 +9,8 @@
     │   └── MissingDependency   an extra that is not installed
     └── RunError                a run that had to stop: exit code 1
         ├── NonFiniteError      a loss or gradient that is not a number, found before the optimizer used it
-        └── DiskFullError       no space left; nothing half-written counts as done
+        ├── DiskFullError       no space left; nothing half-written counts as done
+        └── WorkerDied          the process that did the work is gone
 
 Each message is one line: the field, the value with ``repr`` and the remedy.
 """
@@ -18,12 +19,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class RupertError(Exception):
     """Root of the tree; the command line prints its message as one line, without a traceback."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its message: an error crosses processes, whatever its class is made from."""
+        return _remade, (type(self), *self.args), self.__dict__
+
+
+def _remade(kind: type[RupertError], *args: object) -> RupertError:
+    return kind.__new__(kind, *args)
 
 
 class UsageError(RupertError):
@@ -74,3 +84,7 @@ class NonFiniteError(RunError):
 
 class DiskFullError(RunError):
     """The disk is full; nothing half-written counts as done."""
+
+
+class WorkerDied(RunError):
+    """The process that did a stage is gone: killed, or it crashed. The stage can be done again by another."""
