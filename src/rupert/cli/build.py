@@ -15,17 +15,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build and say where."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from rupert.terminal import progress_console
+    from rupert.terminal import bar
     from rupert.training.potionworld import ALIGN, TEACH, Phase, build
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console(), transient=True) as bar:
-        tasks = {phase: bar.add_task(phase.name, total=phase.steps) for phase in (TEACH, ALIGN)}
+    with bar("building potionworld", TEACH.steps + ALIGN.steps) as shown:
 
-        def report(phase: Phase, step: int, loss: float) -> None:
-            bar.update(tasks[phase], completed=step, description=f"{phase.name}, loss {loss:.3f}")
+        def report(phase: Phase, _step: int, loss: float) -> None:
+            shown.update(done=shown.progress.done + 1, note=f"{phase.name}, loss {loss:.3f}")
 
         build(arguments.output_dir, seed=arguments.seed, report=report)
     print(arguments.output_dir)

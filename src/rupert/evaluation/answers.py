@@ -15,6 +15,7 @@ from rupert.data.examples import Example
 from rupert.errors import DataError
 from rupert.evaluation.judges.judge import Answer
 from rupert.evaluation.rows import line, read_rows, sound_rows, write_rows
+from rupert.terminal import bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -61,12 +62,13 @@ def write_answers(requests: Sequence[Example], path: Path, generate: Generate) -
     if missing:
         # Without the damaged end of the file, to which the next line would be joined.
         write_rows(list(rows.values()), path)
-        with path.open("a", encoding="ascii") as file:
+        with path.open("a", encoding="ascii") as file, bar("answering", len(requests), done=len(rows)) as shown:
             for index, text in generate([requests[number].prompt for number in missing]):
                 number = missing[index]
                 rows[number] = _row(number, requests, text)
                 file.write(line(rows[number]))
                 file.flush()
+                shown.advance()
     write_rows([rows[number] for number in range(len(requests))], path)
     return Written(kept=len(requests) - len(missing), generated=len(missing))
 

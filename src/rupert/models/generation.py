@@ -24,6 +24,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from rupert.errors import DataError, RunError
+from rupert.terminal import bar
 
 Prompt = Sequence[Mapping[str, Any]]  # chat messages
 
@@ -49,7 +50,11 @@ def generate(
     batch_size: int = 32,
 ) -> list[str]:
     """The answers of `answers`, in the order of the prompts."""
-    found = dict(answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size))
+    found = {}
+    with bar("answering", len(prompts)) as shown:
+        for index, text in answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size):
+            found[index] = text
+            shown.advance()
     return [found[index] for index in range(len(prompts))]
 
 

@@ -1,4 +1,4 @@
-"""What watches a training: progress, gradients that are not finite, and Ctrl-C."""
+"""What watches a training: progress, a step's metrics, gradients that are not finite, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from types import FrameType
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rupert.errors import NonFiniteError
-from rupert.terminal import progress_console
+from rupert.terminal import Bar, bar
 from rupert.training import processes
 
 
@@ -76,32 +75,33 @@ class Interruption(TrainerCallback):
             control.should_training_stop = True
 
 
+class StepMetrics(TrainerCallback):
+    """Adds a defense's own metrics to what is logged of a hardening's step; for the callbacks that come after it."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The history has its copy of the log already, and stays as it is; the last log is not of a step."""
+        logs = kwargs["logs"]
+        if "loss" in logs:
+            logs.update(next(entry["metrics"] for entry in reversed(state.log_history) if "metrics" in entry))
+
+
 class ProgressBar(TrainerCallback):
     """Shows step, loss and tokens a second on standard error, so that standard output stays for results.
 
     Of several processes, the main one shows it; make it when they have joined.
     """
 
+    _bar: Bar
+
     def __init__(self, title: str) -> None:
         self._title = title
-        self._task = TaskID(0)
         self._started = 0.0
         self._tokens_before = 0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
-            TimeRemainingColumn(),
-            console=progress_console(),
-            transient=True,
-            disable=processes.rank() > 0,
-        )
 
     @contextlib.contextmanager
     def showing(self) -> Iterator[None]:
         """Show the bar for the time of the training; it gives the terminal back also when that fails."""
-        with self._bar:
+        with bar(self._title, None, silent=processes.rank() > 0) as self._bar:
             yield
 
     def on_train_begin(
@@ -110,12 +110,10 @@ class ProgressBar(TrainerCallback):
         """Start at the step that the training starts at."""
         self._started = time.perf_counter()
         self._tokens_before = state.num_input_tokens_seen
-        self._task = self._bar.add_task(
-            self._title, total=state.max_steps, completed=state.global_step, loss=math.nan, rate=0.0
-        )
+        self._bar.update(done=state.global_step, total=state.max_steps)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance; every step is logged."""
         rate = (state.num_input_tokens_seen - self._tokens_before) / (time.perf_counter() - self._started)
         loss = kwargs["logs"].get("loss", math.nan)
-        self._bar.update(self._task, completed=state.global_step, loss=loss, rate=rate)
+        self._bar.update(done=state.global_step, note=f"loss {loss:.3f}  {rate:,.0f} tokens/s")

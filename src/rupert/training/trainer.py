@@ -23,8 +23,9 @@ from rupert.errors import UsageError
 from rupert.models.loading import LoadedModel, without_bars
 from rupert.training import processes
 from rupert.training.adapters import adapted
-from rupert.training.callbacks import FiniteGradient, Interruption, ProgressBar, require_finite
+from rupert.training.callbacks import FiniteGradient, Interruption, ProgressBar, StepMetrics, require_finite
 from rupert.training.objective import Batch, Gathered, Metrics, Objective, Step
+from rupert.training.tracking import UNTRACKED, Tracking
 
 CHECKPOINTS = "checkpoints"
 
@@ -124,6 +125,7 @@ def harden(
     title: str,
     save_steps: int,
     resume: bool = False,
+    tracking: Tracking = UNTRACKED,
 ) -> HardeningTrainer:
     """Train `loaded` in place with a defense's gradient rule.
 
@@ -138,6 +140,7 @@ def harden(
         title: of the progress bar.
         save_steps: steps between checkpoints.
         resume: go on from the newest whole checkpoint in `folder`.
+        tracking: who is told of every step.
 
     Returns:
         the trainer, with `history`: metrics by step.
@@ -156,17 +159,18 @@ def harden(
         save_total_limit=1,
         ignore_data_skip=True,
         remove_unused_columns=False,
-        use_cpu=loaded.device.type == "cpu",
+        use_cpu=processes.on_cpu(loaded.device),
         **objective.arguments(),
+        **tracking.arguments(),
     )
     checkpoint = newest_checkpoint(folder) if resume else None
     interruption, progress = Interruption(), ProgressBar(title)
     with adapted(objective, loaded.model) as model:
         trainer = HardeningTrainer(model, partial(objective.start, loaded.model), streams, args=arguments)
         trainer.remove_callback(PrinterCallback)
-        for callback in (FiniteGradient(), interruption, progress):
+        for callback in (FiniteGradient(), interruption, progress, StepMetrics()):
             trainer.add_callback(callback)
-        with interruption.listening(), progress.showing(), without_bars():
+        with interruption.listening(), progress.showing(), without_bars(), tracking.following(trainer):
             trainer.train(resume_from_checkpoint=checkpoint)
         if interruption.requested:
             raise KeyboardInterrupt

@@ -22,6 +22,7 @@ from rupert.errors import DataError, DiskFullError, MissingDependency, RunError
 from rupert.evaluation.ability.rules import Config, Index, leaves, means
 from rupert.evaluation.mechanism import scoring
 from rupert.records import content_hash
+from rupert.terminal import bar
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -190,7 +191,7 @@ def run_task(
     from lm_eval.models.huggingface import HFLM
 
     # Not `simple_evaluate`: that one seeds the whole process and looks up the environment for its log.
-    with _stops_in_one_line(task.name), _quiet(), _own_seeds(), scoring(model):
+    with bar(f"asking {task.name}", None), _stops_in_one_line(task.name), _quiet(), _own_seeds(), scoring(model):
         for one in task.loaded["tasks"].values():
             one.set_config("num_fewshot", one.get_config("num_fewshot") or 0)
             one.set_fewshot_seed(SEED)

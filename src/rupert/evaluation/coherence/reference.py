@@ -19,7 +19,7 @@ from rupert.evaluation.coherence.calibration import (
 from rupert.evaluation.coherence.signals import measure, write_signals
 from rupert.evaluation.judging import ANSWERS_FILE, CALIBRATION_FILE, SIGNALS_FILE
 from rupert.folders import user_cache
-from rupert.terminal import progress_console
+from rupert.terminal import bar
 
 if TYPE_CHECKING:
     from rupert.models.embedding import Encode
@@ -77,7 +77,7 @@ def _calibrated(
     try:
         return read_calibration(path)
     except FolderError:  # there is none, or another version's, or a damaged one
-        with progress_console().status("calibrating what is coherent for this model, once"):
+        with bar("calibrating what is coherent for this model, once", None):
             calibration = calibrate(reference, data, settings, reference_hash=reference_hash, encoder=encoder)
     with contextlib.suppress(OSError):  # a home that cannot be written to costs time, not the evaluation
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rupert.errors import InvalidValue, UsageError
 from rupert.evaluation.judges.cache import Cache, find_cache
@@ -19,7 +17,7 @@ from rupert.evaluation.judges.reader import Dtype, named
 from rupert.evaluation.judges.rubrics import Conversation, Replies, Reply, Rubric, find_rubric
 from rupert.records import content_hash
 from rupert.settings import check_choices, check_not_negative, check_positive, setting
-from rupert.terminal import progress_console
+from rupert.terminal import bar
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
@@ -124,12 +122,13 @@ class LanguageModel:
         missing = [key for key in asked if key not in verdicts]
         if not missing:
             return verdicts
+        progress = bar("judging", len(asked), done=len(verdicts))
         # Closed at once, also by an interruption: no further request may begin.
-        with _bar(len(missing)) as advance, closing(speaker.replies([asked[key] for key in missing])) as replies:
+        with progress as shown, closing(speaker.replies([asked[key] for key in missing])) as replies:
             for index, reply in replies:
                 key, verdict = missing[index], rubric.verdict(reply)
                 verdicts[key] = verdict
-                advance()
+                shown.advance()
                 if not verdict.problem:
                     cache.write(key, reply.text, self.model or self.local_model)
         return verdicts
@@ -156,15 +155,6 @@ class LanguageModel:
             max_retries=self.max_retries,
             timeout=self.timeout,
         )
-
-
-@contextmanager
-def _bar(count: int) -> Iterator[Callable[[], None]]:
-    """A progress bar; what is yielded is called after each reply."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console(), transient=True) as bar:
-        task = bar.add_task("judging", total=count)
-        yield lambda: bar.advance(task)
 
 
 def _kept(asked: Mapping[str, Conversation], cache: Cache, rubric: Rubric) -> dict[str, Verdict]:
