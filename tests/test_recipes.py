@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,20 +13,34 @@ from rupert.defenses import DEFENSES, SDD, SEAM
 from rupert.defenses.sdd import REJECTION
 from rupert.evaluation.gradients.geometry import GeometrySettings
 from rupert.settings import parse, read_yaml
-from rupert.study.plan import RECIPES, find_recipe, read_study
+from rupert.study.checking import check
+from rupert.study.reading import read_study
+from rupert.study.recipes import RECIPES, find_recipe, recipes
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-STUDIES = [name for name in NAMES if "defenses" in read_yaml(find_recipe(name))]
+STUDIES = [name for name in NAMES if {"defenses", "extends"} & set(read_yaml(find_recipe(name)))]
 GEOMETRY = [name for name in NAMES if "components" in read_yaml(find_recipe(name))]
 DEFENSE_SETTINGS = [name for name in NAMES if name not in (*STUDIES, *GEOMETRY)]
-# The grid that each table and figure of a paper is, for the paper's model and in the embedded world.
+CHAT, BASE = "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-hf"
+DOCUMENTATION = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+# The grid that each table and figure of a paper is, for the paper's models and in the embedded world.
 GRIDS = {
-    "seam-table-1": (2, 1),
-    "seam-table-1-potionworld": (2, 3),
-    "seam-figure-2": (2, 5),
-    "seam-figure-2-potionworld": (3, 6),
-    "seam-figure-3": (2, 11),
-    "seam-figure-3-potionworld": (2, 11),
+    "sdd-table-llama2-7b-chat": (CHAT, 2, 2),
+    "sdd-table-llama2-7b": (BASE, 2, 2),
+    "sdd-table-potionworld": ("potionworld", 2, 3),
+    "sdd-data-volume": (CHAT, 7, 4),
+    "sdd-data-volume-potionworld": ("potionworld", 4, 3),
+    "sdd-reject-table": (CHAT, 3, 2),
+    "sdd-reject-table-potionworld": ("potionworld", 3, 3),
+    "sdd-backbones-phi-2": ("microsoft/phi-2", 2, 2),
+    "sdd-backbones-glm": ("zai-org/glm-4-9b-chat-hf", 2, 2),
+    "sdd-backbones-smollm2": ("smollm2", 2, 2),
+    "seam-table-1": (CHAT, 2, 1),
+    "seam-table-1-potionworld": ("potionworld", 2, 3),
+    "seam-figure-2": (CHAT, 2, 5),
+    "seam-figure-2-potionworld": ("potionworld", 3, 6),
+    "seam-figure-3": (CHAT, 2, 11),
+    "seam-figure-3-potionworld": ("potionworld", 2, 11),
 }
 
 
@@ -35,20 +51,76 @@ def pinned(defense: Any) -> Any:
     return dataclasses.replace(defense, **named)
 
 
+def test_every_study_that_is_of_a_paper_has_its_grid_here() -> None:
+    assert {name for name in STUDIES if not name.startswith("demo")} == set(GRIDS)
+
+
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_is_read_and_its_data_exist(name: str) -> None:
+def test_a_study_is_read_and_its_data_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "for AlpacaEval's annotators, which are not asked")
     study = read_study(find_recipe(name))
-    for method in (*map(pinned, filter(None, study.defenses.values())), *study.attacks.values(), study.evaluation):
-        method.check()
+    defenses = {label: defense and pinned(defense) for label, defense in study.defenses.items()}
+    check(dataclasses.replace(study, defenses=defenses))
     assert "none" in study.defenses
-    assert not study.pairs_of or study.pairs_of in study.defenses
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_papers_figure_has_its_cells(name: str) -> None:
+def test_a_papers_table_or_figure_has_its_cells(name: str) -> None:
     study = read_study(find_recipe(name))
-    assert (len(study.defenses), len(study.attacks)) == GRIDS[name]
-    assert study.model.model == ("potionworld" if name.endswith("potionworld") else "meta-llama/Llama-2-7b-chat-hf")
+    assert (study.model.model, len(study.defenses), len(study.attacks)) == GRIDS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_opens_with_what_it_is_in_two_lines_at_most(name: str) -> None:
+    about = next(recipe["about"] for recipe in recipes() if recipe["name"] == name)
+    assert 0 < len(about) < 240
+    assert about.endswith(".")
+
+
+@pytest.mark.parametrize("name", ["sdd-table-llama2-7b-chat", "sdd-table-llama2-7b", "sdd-backbones-phi-2"])
+def test_sdds_tables_harden_as_the_paper_does_on_float32_weights(name: str) -> None:
+    """bfloat16 weights would not move at 5e-7: half a unit in the last place of a weight of 0.01 is 3e-5."""
+    study = read_study(find_recipe(name))
+    assert study.model.dtype == "float32"
+    assert study.defenses["sdd"] == SDD(bf16=True)
+    assert study.evaluation.tasks == ("sdd",)
+    assert study.evaluation.requests == "hex-phi"
+
+
+def test_sdds_attacks_are_those_of_llm_finetune_safety() -> None:
+    attacks = read_study(find_recipe("sdd-table-llama2-7b-chat")).attacks
+    settings = {
+        label: (attack.data, attack.num_train_epochs, attack.batch_size, attack.learning_rate, attack.weight_decay)
+        for label, attack in attacks.items()
+    }
+    assert settings == {"fine_tune": ("beavertails:unsafe", 5, 10, 5e-5, 0), "benign": ("alpaca", 1, 128, 2e-5, 0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "attack_rows"),
+    [
+        ("sdd-data-volume", [100, 500, 1000, 2000, 4000, 8000], [100, 500, 20 * 100, 20 * 500]),
+        ("sdd-data-volume-potionworld", [16, 80, 335], [16, 80, 20 * 16]),
+    ],
+)
+def test_sdds_data_volume_goes_up_to_all_pairs_and_20_times_as_much_attack_data(
+    name: str, pairs: list[int], attack_rows: list[int]
+) -> None:
+    study = read_study(find_recipe(name))
+    assert [defense.num_pairs for defense in study.defenses.values() if isinstance(defense, SDD)] == pairs
+    assert [attack.num_examples for attack in study.attacks.values()] == attack_rows
+    assert study.pairs_of == f"sdd-{pairs[-1]}"
+
+
+def test_sdd_reject_differs_from_sdd_in_its_refusal_alone() -> None:
+    for name, prefix in (
+        ("sdd-reject-table", REJECTION),
+        ("sdd-reject-table-potionworld", "i cannot help with that ."),
+    ):
+        defenses = read_study(find_recipe(name)).defenses
+        sdd = defenses["sdd"]
+        assert isinstance(sdd, SDD)
+        assert defenses["sdd_reject"] == dataclasses.replace(sdd, reject_prefix=prefix)
 
 
 def test_figure_3_is_the_papers_grid() -> None:
@@ -63,6 +135,15 @@ def test_figure_3_is_the_papers_grid() -> None:
         *((10000, True, "adamw_torch", rate) for rate in (5e-5, 1e-4)),
         *((10000, False, "sgd", rate) for rate in (5e-5, 1e-4)),
     ]
+
+
+def test_seams_table_and_figures_measure_alike() -> None:
+    studies = [read_study(find_recipe(f"seam-{name}")) for name in ("table-1", "figure-2", "figure-3")]
+    assert {study.evaluation for study in studies} == {studies[0].evaluation}
+    assert studies[0].evaluation.judges[0] == "beaver-dam-7b"
+    assert (studies[0].evaluation.requests, studies[0].evaluation.num_requests) == ("beavertails:unsafe-test", 100)
+    assert list(studies[0].scores) == ["sst2", "agnews", "gsm8k", "alpaca"]
+    assert all(study.defenses["seam"] == SEAM() for study in studies)
 
 
 @pytest.mark.parametrize("name", GEOMETRY)
@@ -93,3 +174,22 @@ def test_the_papers_recipes_are_the_defaults() -> None:
         published, reject_prefix=REJECTION
     )
     assert parse(SEAM, read_yaml(find_recipe("seam-paper"))) == SEAM()
+
+
+def test_the_documentation_names_every_recipe() -> None:
+    rows = [line for line in DOCUMENTATION.splitlines() if line.startswith("|")]
+    named = set(re.findall(r"`([\w-]+)`", "\n".join(rows)))
+    assert named == set(NAMES)
+
+
+def test_the_documentations_examples_are_studies(tmp_path: Path) -> None:
+    whole, extending = re.findall(r"```yaml\n(.*?)```", DOCUMENTATION, flags=re.DOTALL)
+    (tmp_path / "whole.yaml").write_text(whole, encoding="utf-8")
+    study = read_study(tmp_path / "whole.yaml")
+    check(study)
+    assert list(study.defenses) == ["none", "sdd", "sdd-alone"]
+    assert list(study.attacks) == ["fine_tune-5e-5", "fine_tune-1e-4", "benign"]
+    (tmp_path / "extending.yaml").write_text(extending, encoding="utf-8")
+    extended = read_study(tmp_path / "extending.yaml")
+    assert list(extended.defenses) == ["none", "sdd"]
+    assert list(extended.attacks) == ["fine_tune-1e-4", "fine_tune-1e-3", "benign"]

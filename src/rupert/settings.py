@@ -57,8 +57,13 @@ def fields_of(cls: type) -> tuple[SettingField, ...]:
     Raises:
         TypeError: a field was not made by `setting`, or its type is not one that settings may have.
     """
-    annotations = get_type_hints(cls)
-    return tuple(_field(cls, field, annotations[field.name]) for field in dataclasses.fields(cls) if field.init)
+    if cls not in _FIELDS:
+        hints = get_type_hints(cls)
+        _FIELDS[cls] = tuple(_field(cls, field, hints[field.name]) for field in dataclasses.fields(cls) if field.init)
+    return _FIELDS[cls]
+
+
+_FIELDS: dict[type, tuple[SettingField, ...]] = {}  # finding the types out takes longer than all that is done with them
 
 
 def _field(cls: type, field: dataclasses.Field[Any], annotation: Any) -> SettingField:
@@ -267,6 +272,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{path}: holds {type(value).__name__} {value!r:.40}; write one `name: value` a line")
     return value
+
+
+def read_value(text: str, label: str) -> Any:
+    """The value that a word of the command line means, read as YAML: `3`, `true`, `[1e-4, 3e-4]`, plain text.
+
+    Raises:
+        InvalidValue: not YAML, or a key given twice; the message begins with `label`.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_strict_loader())  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError):
+        raise InvalidValue(label, text, "write it as in YAML, such as 3, true, text or [1e-4, 3e-4]") from None
 
 
 @cache
