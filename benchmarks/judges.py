@@ -34,7 +34,8 @@ from rupert.models.saving import save
 from rupert.models.threads import fitting_threads
 from rupert.records import environment, write_json
 from rupert.study import stage
-from rupert.study.plan import find_recipe, read_study
+from rupert.study.reading import read_study
+from rupert.study.recipes import find_recipe
 
 REQUESTS = "potionworld:scored"
 RECIPE = "demo"  # whose SDD and whose attack are used

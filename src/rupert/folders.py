@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rupert.errors import FolderError
-from rupert.records import RESULT_FILE, Record, content_hash, read_record, write_json
+from rupert.records import RESULT_FILE, Record, content_hash, is_leftover, read_record, write_json
 
 REQUEST_FILE = "request.json"
 
@@ -85,7 +85,7 @@ def refuse_foreign(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise FolderError(f"--output-dir: {str(path)!r} is a file; name a new or empty folder")
-    if path.exists() and any(path.iterdir()) and not (path / REQUEST_FILE).exists():
+    if path.exists() and not all(map(is_leftover, path.iterdir())) and not (path / REQUEST_FILE).exists():
         raise FolderError(f"--output-dir: {str(path)!r} holds other files; name a new or empty folder")
 
 

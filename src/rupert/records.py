@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from rupert.errors import FolderError
 
 RECORD_VERSION = 1
 RESULT_FILE = "result.json"
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")  # what `write_text` calls a file until it is whole
 
 Stage = Literal["build", "defend", "attack", "evaluate", "score", "geometry", "fidelity"]
 
@@ -153,6 +155,18 @@ def write_text(text: str, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a killed process had begun to write: it was never in its place, and nobody reads it."""
+    return LEFTOVER.fullmatch(path.name) is not None
+
+
+def drop_leftovers(folder: Path) -> None:
+    """Remove what killed processes had begun to write in a folder; nobody else may be writing there."""
+    for path in folder.rglob(".*"):
+        if is_leftover(path):
+            path.unlink()
 
 
 def read_record(folder: Path) -> Record:

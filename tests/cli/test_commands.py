@@ -129,7 +129,8 @@ def test_the_demo_ends_in_table_numbers_and_page(
     )
     monkeypatch.setattr("rupert.cli.demo.find_recipe", lambda _: recipe)
     folder = tmp_path / "out"
-    commands = (["demo"], ["run", str(recipe)])  # the second one finds what the first one made, and shows it
+    # The second one finds what the first one made, and shows it.
+    commands = (["demo"], ["run", str(recipe), "--executor", "in_process", "seeds=[0]"])
     for command in commands:
         assert main([*command, "--output-dir", str(folder)]) == 0
         printed = capsys.readouterr()
@@ -142,4 +143,4 @@ def test_the_demo_ends_in_table_numbers_and_page(
     page = (folder / "report.html").read_text()
     assert "<script" in page
     assert "Eight requests say little." in page
-    assert f"rupert run {recipe} --seeds 0" in page
+    assert f"rupert run {recipe} &#39;seeds=[0]&#39;" in page

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import TrainerCallback
 
@@ -13,6 +14,7 @@ from rupert.data.examples import Example, require
 from rupert.models.loading import LoadedModel
 from rupert.settings import check_positive, setting
 from rupert.training.fine_tuning import FineTuned, PublishedFineTuning, fine_tune
+from rupert.training.tracking import UNTRACKED, Tracking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,11 @@ class FineTune(PublishedFineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "num_examples")
+
+    @property
+    def datasets(self) -> Mapping[str, str]:
+        """The dataset."""
+        return {"data": self.data}
 
     def check(self) -> None:
         """Find out, without reading it, whether the dataset exists; raises a `UsageError` otherwise."""
@@ -42,7 +49,14 @@ class FineTune(PublishedFineTuning):
         return [examples[index] for index in order[: self.num_examples]]
 
     def run(
-        self, loaded: LoadedModel, examples: Sequence[Example], callbacks: Sequence[TrainerCallback] = ()
+        self,
+        loaded: LoadedModel,
+        examples: Sequence[Example],
+        callbacks: Sequence[TrainerCallback] = (),
+        *,
+        adapter_folder: Path | None = None,
+        tracking: Tracking = UNTRACKED,
     ) -> FineTuned:
-        """Attack `loaded`, whose weights change in place; `callbacks` watch."""
-        return fine_tune(self, loaded, examples, f"attacking with {self.data}", callbacks)
+        """Attack `loaded`, whose weights change in place; the other arguments are those of `fine_tune`."""
+        title = f"attacking with {self.data}"
+        return fine_tune(self, loaded, examples, title, callbacks, adapter_folder=adapter_folder, tracking=tracking)

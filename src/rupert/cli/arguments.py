@@ -16,6 +16,7 @@ from rupert.settings import SettingField, convert_all, fields_of, read_yaml, req
 
 T = TypeVar("T")
 
+OVERRIDE = re.compile(r"\w[\w.+-]*=")
 _PLACEHOLDERS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 
@@ -28,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
+        self.takes_overrides = False
         # As in Python 3.14; earlier ones take -5e-1 for a flag.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
@@ -37,9 +39,13 @@ class Parser(argparse.ArgumentParser):
         """As argparse, but with nothing left over: what is unknown is an error of the parser that met it."""
         given = [_with_hyphens(argument) for argument in (sys.argv[1:] if args is None else args)]
         self._refuse_unknown_flags(given)
-        parsed, unknown = super().parse_known_args(given, namespace)
+        overrides = [word for word in given if self.takes_overrides and OVERRIDE.match(word)]
+        parsed, unknown = super().parse_known_args([word for word in given if word not in overrides], namespace)
         if unknown:
             raise self._unknown_argument(unknown[0])
+        parsed.given = given
+        if self.takes_overrides:
+            parsed.overrides += overrides
         return parsed, []
 
     def error(self, message: str) -> NoReturn:
@@ -94,6 +100,19 @@ def add_settings(parser: argparse.ArgumentParser, cls: type[T], defaults: T | No
         group.add_argument(
             flag_of(field.name), dest=field.name, default=argparse.SUPPRESS, help=text, **_reading(field)
         )
+
+
+def add_study(parser: Parser) -> None:
+    """Give `parser` a study and words that override it, which may stand anywhere."""
+    parser.add_argument("study", help="YAML file, or name of a recipe: `rupert ls recipes`")
+    add_overrides(parser)
+
+
+def add_overrides(parser: Parser) -> None:
+    """Give `parser` words that override a study's settings."""
+    about = "settings of the study, such as seeds=[0,1] or attacks.LABEL.learning_rate=1e-4"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=about)
+    parser.takes_overrides = True
 
 
 def flag_of(name: str) -> str:
@@ -162,6 +181,30 @@ def add_stage(parser: argparse.ArgumentParser, output: str) -> None:
     parser.set_defaults(to_go_on="repeat the command with --resume to go on from here")
 
 
+def add_launching(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the flags of a command that can be split over several devices."""
+    group = parser.add_argument_group("several devices")
+    text = "how to split it: fsdp2, replicas, zero3 (attacks only), or a file that `accelerate config` wrote"
+    group.add_argument("--accelerate-config", metavar="NAME", help=text)
+    text = "processes to start (default: one for each accelerator)"
+    group.add_argument("--num-processes", type=int, metavar="INTEGER", help=text)
+
+
+def launched(arguments: argparse.Namespace, command: str) -> int | None:
+    """Run a command again in several processes, where --accelerate-config asks for it and this is none of them.
+
+    Returns:
+        the exit code, or None where the command is to be run here.
+    """
+    from rupert.training import launching
+
+    if arguments.accelerate_config is None and arguments.num_processes is not None:
+        raise UsageError("--num-processes: needs --accelerate-config, such as fsdp2")
+    if arguments.accelerate_config is None or launching.is_launched():
+        return None
+    return launching.launch(arguments.accelerate_config, [command, *arguments.given], arguments.num_processes)
+
+
 def add_methods(
     parser: argparse.ArgumentParser, methods: Mapping[str, type], shared: type, output: str
 ) -> list[argparse.ArgumentParser]:
@@ -179,7 +222,7 @@ def add_methods(
 
 def config_path(arguments: argparse.Namespace) -> Path | None:
     """The file that `--config` means: a path, or a recipe that ships with rupert."""
-    from rupert.study.plan import find_recipe
+    from rupert.study.recipes import find_recipe
 
     return find_recipe(arguments.config, "--config") if arguments.config else None
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from rupert.cli.arguments import add_methods, collect, config_path
+from rupert.cli.arguments import add_launching, add_methods, collect, config_path, launched
 from rupert.defenses import DEFENSES
 from rupert.models.loading import ModelSettings
 from rupert.study import stage
-from rupert.training import processes
+from rupert.training import launching, processes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +17,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         command.add_argument(
             "--save-steps", type=int, default=stage.SAVE_STEPS, help="steps between checkpoints (default: %(default)s)"
         )
+        add_launching(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Harden a model and say where it is."""
     defense = collect(arguments, DEFENSES[arguments.method], config_path(arguments))
     model = collect(arguments, ModelSettings)
+    launching.check_hardening(arguments.accelerate_config)
+    code = launched(arguments, "defend")
+    if code is not None:
+        return code
     record = stage.defend(
         defense, model, arguments.output_dir, save_steps=arguments.save_steps, resume=arguments.resume
     )

@@ -70,7 +70,7 @@ def _scores() -> Sequence[Row]:
 
 
 def _recipes() -> Sequence[Row]:
-    from rupert.study.plan import recipes
+    from rupert.study.recipes import recipes
 
     return recipes()
 

@@ -39,7 +39,12 @@ COMMANDS = {
     "score": Command("rupert.cli.score", "fine-tune a model for an honest task and score it"),
     "geometry": Command("rupert.cli.geometry", "compare a model's gradients on harmful and benign data"),
     "fidelity": Command("rupert.cli.fidelity", "compare the ways of estimating SEAM's gradient with the exact one"),
+    "validate": Command("rupert.cli.validate", "find every mistake in a study, and say what it is"),
+    "plan": Command("rupert.cli.plan", "say what a study takes before it is run: time, memory, disk, judge tokens"),
     "run": Command("rupert.cli.run", "run a study: a grid of defenses and attacks, measured, on one page"),
+    "status": Command("rupert.cli.status", "show how far a study is, and what stopped it"),
+    "gc": Command("rupert.cli.gc", "find what a study's folder holds and the study does not need, and delete it"),
+    "diff": Command("rupert.cli.diff", "show where two studies or two stages differ, in settings and in numbers"),
     "demo": Command("rupert.cli.demo", "attack an undefended and a defended model, and show both on one page"),
     "env": Command("rupert.cli.env", "show versions and hardware, as records keep them"),
 }

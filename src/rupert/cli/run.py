@@ -3,71 +3,102 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from rupert.cli.arguments import Parser, add_launching, add_study, divided
+from rupert.cli.live import watching
+from rupert.errors import UsageError
 from rupert.records import ResultRow, environment
 from rupert.report.page import StudyFacts, write_page
 from rupert.report.tables import summary_table, write_csv
-from rupert.study.plan import Study, find_recipe, read_study
-from rupert.study.run import Cell, Progress, describe, result_rows
+from rupert.study.checking import check
+from rupert.study.executors import EXECUTORS, Executor, Resources
+from rupert.study.launched import Launcher
+from rupert.study.reading import read_study
+from rupert.study.recipes import find_recipe
+from rupert.study.run import Board, Cell, result_rows
 from rupert.study.run import run as run_study
-from rupert.terminal import progress_console
+from rupert.study.study import Study, describe
+from rupert.study.task import Runtime
+from rupert.training.tracking import TRACKERS
 
 RESULTS = "results.csv"
 REPORT = "report.html"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     """The command's arguments."""
-    parser.add_argument("study", help="YAML file, or name of a recipe: `rupert ls recipes`")
+    add_study(parser)
+    add_running(parser)
     parser.add_argument("--output-dir", required=True, type=Path, help="where everything goes; the same call resumes")
-    add_seeds(parser)
 
 
-def add_seeds(parser: argparse.ArgumentParser) -> None:
+def add_running(parser: Parser) -> None:
     """Give `parser` what every command that runs a study has."""
-    parser.add_argument("--seeds", type=int, nargs="+", help="do everything once for each (default: the study's)")
+    parser.add_argument(
+        "--executor", choices=EXECUTORS, default="in_process", help="where stages run (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, help="stages at once (default: as many as the machine is for)")
+    parser.add_argument(
+        "--gpus-per-stage", type=float, default=1.0, help="0.5: two stages share one (default: %(default)s)"
+    )
+    parser.add_argument("--ray-address", default="", help="of a Ray cluster, or auto (default: start a local one)")
+    parser.add_argument("--report-to", nargs="+", default=[], metavar="TRACKER", help=f"of {', '.join(TRACKERS)}")
+    add_launching(parser)
     parser.set_defaults(to_go_on="repeat the command to go on from here")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the study that is named."""
-    study = read_study(find_recipe(arguments.study, "study"))
-    return run_and_show(study, arguments.seeds, arguments.output_dir, f"rupert run {arguments.study}")
+    study = read_study(find_recipe(arguments.study, "study"), arguments.overrides)
+    return run_and_show(study, arguments, f"rupert run {arguments.study}")
 
 
-def run_and_show(study: Study, seeds: list[int] | None, folder: Path, command: str) -> int:
+def run_and_show(study: Study, arguments: argparse.Namespace, command: str) -> int:
     """Run a study and write and show what came out.
 
     Args:
         study: what to run.
-        seeds: instead of the study's own; None for these.
-        folder: new, empty, or of the same study.
-        command: how a reader runs it again, without seeds.
+        arguments: what `add_running` asked for, and `output_dir`.
+        command: how a reader runs it again, without overrides.
+
+    Returns:
+        the exit code: 1 where a model could not be made or measured.
     """
-    study = replace(study, seeds=tuple(seeds)) if seeds else study
-    cells = _run(study, folder)
-    rows = result_rows(study, cells)
-    write_csv(rows, folder / RESULTS)
-    write_page(rows, _facts(study, cells, command), folder / REPORT)
-    _show(rows, folder)
-    return 0
+    folder: Path = arguments.output_dir
+    check(study)  # before workers are started
+    resources = Resources(
+        workers=arguments.workers, gpus_per_stage=arguments.gpus_per_stage, address=arguments.ray_address
+    )
+    cells = _run(study, folder, EXECUTORS[arguments.executor](resources), _runtime(study, arguments))
+    measured = [cell for cell in cells if not cell.error]
+    rows = result_rows(study, measured)
+    if rows:
+        write_csv(rows, folder / RESULTS)
+        facts = _facts(study, measured, shlex.join([*command.split(), *arguments.overrides]))
+        write_page(rows, facts, folder / REPORT)
+        _show(rows, folder)
+    return _tell_failures([cell for cell in cells if cell.error])
 
 
-def _run(study: Study, folder: Path) -> list[Cell]:
-    console = progress_console()
-    with console.status("starting") as status:
-        started = time.perf_counter()
+def _runtime(study: Study, arguments: argparse.Namespace) -> Runtime:
+    config, count = arguments.accelerate_config, arguments.num_processes
+    if config is None and count is not None:
+        raise UsageError("--num-processes: needs --accelerate-config, such as fsdp2")
+    launcher = Launcher(config, count) if config else None
+    return Runtime(report_to=tuple(divided(arguments.report_to)), project=study.name, launcher=launcher)
 
-        def report(progress: Progress) -> None:
-            status.update(f"[{progress.number}/{progress.total}] {progress.title}")
 
-        cells = []
-        for cell in run_study(study, folder, report):
+def _run(study: Study, folder: Path, executor: Executor, runtime: Runtime) -> list[Cell]:
+    board, started, cells = Board(), time.perf_counter(), []
+    with executor as running, watching(board) as console:
+        for cell in run_study(study, folder, running, runtime=runtime, board=board):
             cells.append(cell)
             console.print(f"{time.perf_counter() - started:5.0f} s  {_line(cell)}", highlight=False)
     return cells
@@ -77,15 +108,25 @@ def _line(cell: Cell) -> str:
     values = {metric.name: metric.value for metric in cell.metrics}
     shown = [f"{name} {values[name]:4.0%}" for name in ("harm", "ability", "refusal") if name in values]
     done = f"{cell.defense} after {cell.attack}" if cell.attack != "none" else f"{cell.defense}, not attacked"
-    return f"{done:<28} {'  '.join(shown)}"
+    return f"{done:<28} {'  '.join(shown) or 'failed'}"
 
 
-def _facts(study: Study, cells: list[Cell], command: str) -> StudyFacts:
+def _tell_failures(failed: Sequence[Cell]) -> int:
+    """Each failure once, however many models it took with it."""
+    errors = list(dict.fromkeys(cell.error for cell in failed))
+    for error in errors:
+        print(f"rupert: {error}", file=sys.stderr)
+    if errors:
+        print(f"rupert: {len(failed)} models are missing; repeat the command to try them again", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _facts(study: Study, cells: Sequence[Cell], command: str) -> StudyFacts:
     described = describe(study)
     return StudyFacts(
         study=study.name,
         model=study.model.model,
-        command=f"{command} --seeds {' '.join(map(str, study.seeds))}",
+        command=command,
         seeds=study.seeds,
         seconds=sum(cell.seconds for cell in cells),
         environment=environment(),

@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rupert.data import files, filtering, hub, parsing, potionworld
 from rupert.data.catalogue import SOURCES
-from rupert.data.examples import Example, require
+from rupert.data.examples import Example, fingerprint, require
 from rupert.data.files import Row
 from rupert.data.parsing import Parser
 from rupert.data.source import Source, Split
 from rupert.errors import DataError, InvalidValue, UnknownName
+from rupert.records import content_hash, file_hash
 
-__all__ = ["SOURCES", "Source", "Split", "check", "listing", "load"]
+__all__ = ["SOURCES", "Source", "Split", "check", "identities", "listing", "load"]
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SPEC = re.compile(r"(?P<name>[\w./-]+)(@(?P<revision>[\w./-]+))?(:(?P<split>[\w.-]+))?")
@@ -106,6 +108,40 @@ def check(spec: str, field: str = "data", columns: Mapping[str, str] | None = No
     if "instruction" not in columns or (answered and "answer" not in columns):
         needed = "one for instruction and one for answer" if answered else "one for instruction"
         raise InvalidValue(f"{field} columns", dict(columns), f"name {needed}")
+
+
+def identities(specs: Mapping[str, str]) -> dict[str, str]:
+    """What each dataset is known by, without reading a corpus: two that are equal hold the same rows.
+
+    A file and what comes with rupert are known by their content, a dataset of the Hub by its pinned revision. One of
+    the Hub without a revision may change, so that it has to be read.
+
+    Args:
+        specs: what a dataset is for -> what `load` takes.
+
+    Raises:
+        UsageError: as `check`; as `load` for a dataset of the Hub without a revision.
+    """
+    return {use: _identity(spec, use) for use, spec in specs.items()}
+
+
+def _identity(spec: str, field: str) -> str:
+    name, columns = _split_columns(spec, None, field)
+    request = _resolve(name, field)
+    if isinstance(request, _LocalFile):
+        return content_hash([file_hash([request.path]), columns])
+    if isinstance(request, _NamedSplit) and request.source.offline:
+        return _embedded_identity(name)
+    if isinstance(request, _NamedSplit):
+        return content_hash([request.source.hub_id, request.revision, request.split])
+    if request.revision is None:
+        return fingerprint(load(spec, field=field, answered=False))
+    return content_hash([request.hub_id, request.revision, request.split, columns])
+
+
+@cache
+def _embedded_identity(spec: str) -> str:
+    return fingerprint(load(spec, answered=False))
 
 
 def listing() -> list[dict[str, Any]]:

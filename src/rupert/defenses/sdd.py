@@ -21,7 +21,7 @@ from rupert.errors import InvalidValue
 from rupert.settings import check_positive, check_range, setting
 from rupert.training.gradients import backward_answer_cross_entropy
 from rupert.training.irrelevant_pairs import PairingSettings, make_pairs
-from rupert.training.objective import Draw, Gathered, Metrics, Step
+from rupert.training.objective import Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import TrainingSettings
 
 REJECTION = (
@@ -66,6 +66,17 @@ class SDD(PairingSettings, TrainingSettings):
         """Pairs, and benign rows where they are asked for."""
         pairs = {"pairs": self.batch_size - self.benign_rows}
         return pairs | {"benign": self.benign_rows} if self.benign_rows else pairs
+
+    @property
+    def cost(self) -> Cost:
+        """One forward and one backward pass over each row, and nothing beside the gradient."""
+        return Cost(passes=self.batch_size)
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """Ready pairs, or what is paired; benign rows where they are asked for."""
+        pairs = {"pairs": self.pairs} if self.pairs else super().datasets
+        return pairs | ({"benign": self.benign} if self.benign_rows else {})
 
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from transformers import PreTrainedModel
@@ -43,7 +43,7 @@ from rupert.settings import check_not_negative, check_positive, check_range, set
 from rupert.terminal import progress_console
 from rupert.training.cosine import BatchLoss, add_differences, add_exact, cosine, differentiate
 from rupert.training.gradients import backward_answer_cross_entropy, give, trained
-from rupert.training.objective import Draw, Gathered, Metrics, Step
+from rupert.training.objective import Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import Scheduler, TrainingSettings
 from rupert.training.unlearning import LayerWiseUnlearning
 from rupert.training.weights import in_float32
@@ -117,10 +117,37 @@ class SEAM(TrainingSettings):
         streams = {"harmful": self.batch_size, "alignment": self.batch_size - mixed, "benign": self.batch_size}
         return streams | {"alignment_benign": mixed} if mixed else streams
 
+    @property
+    def cost(self) -> Cost:
+        """The work and the buffers of the module's docstring."""
+        rows, again = self.batch_size, self.batch_size - self.per_device_train_batch_size
+        layer_wise = rows if self.unlearning == "layer_wise" else 0
+        unlearning = Cost(
+            passes=3 * rows,
+            backwards=layer_wise,
+            head_rows=layer_wise,
+            head_states=self.unlearning_layers,
+            compact=True,
+        )
+        if self.gradient == "hessian_free":
+            sides = 2 if self.central_differences else 1
+            passes = unlearning.passes + 2 * sides * rows
+            return replace(unlearning, passes=passes, gradients=2 + sides, weights=1, precise=True)
+        # With several micro-batches a gradient is not the graph's own, which is held as well.
+        gradients = 4 if again else 2
+        return replace(
+            unlearning, passes=unlearning.passes + 2 * again, products=2 * rows, gradients=gradients, graphs=2
+        )
+
+    @property
+    def datasets(self) -> Mapping[str, str]:
+        """Harmful requests with answers, the same with refusals, and benign pairs."""
+        return {"harmful": self.harmful, "alignment": self.alignment, "benign": self.benign}
+
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist."""
-        for field in ("harmful", "alignment", "benign"):
-            sources.check(getattr(self, field), field)
+        for field, spec in self.datasets.items():
+            sources.check(spec, field)
 
     def gather(self) -> Gathered:
         """Load the datasets.
@@ -128,7 +155,7 @@ class SEAM(TrainingSettings):
         Raises:
             DataError: one has fewer rows than a step draws.
         """
-        found = {field: sources.load(getattr(self, field), field=field) for field in ("harmful", "alignment", "benign")}
+        found = {field: sources.load(spec, field=field) for field, spec in self.datasets.items()}
         for field, examples in found.items():
             require(examples, self.streams[field], f"{field}: {getattr(self, field)}")
         return Gathered(found | ({"alignment_benign": found["benign"]} if self.alignment_benign_rows else {}))

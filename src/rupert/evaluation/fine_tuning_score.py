@@ -83,6 +83,11 @@ class FineTuningScore(PublishedFineTuning):
         super().__post_init__()
         check_positive(self, "num_examples", "limit", "max_new_tokens", "per_device_eval_batch_size")
 
+    @property
+    def datasets(self) -> Mapping[str, str]:
+        """What is trained on, and what is scored."""
+        return {"train": self.train, "test": self.test}
+
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist; raises a `UsageError` otherwise."""
         sources.check(self.train, "train")

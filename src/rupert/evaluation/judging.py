@@ -89,13 +89,13 @@ def read_evaluation(folder: Path) -> Record:
     return record
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether all answers and verdicts are there and sound; a finished evaluation may have been damaged since."""
+def damage(folder: Path) -> str:
+    """What is wrong with the answers and verdicts of a finished evaluation; empty where nothing is."""
     try:
         read_judged(folder)
-    except UsageError:
-        return False
-    return True
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 def read_judged(folder: Path, first: str = "") -> Judged:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rupert.data import sources
 from rupert.data.examples import Example
@@ -31,7 +31,13 @@ HARMLESS_FILE = "harmless.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What is measured, and on what; what is left empty is chosen by the model, see `for_model`."""
+    """What is measured, and on what; what is left empty is chosen by the model, see `for_model`.
+
+    Attributes:
+        version: of the code that measures; raised when the same settings begin to give other numbers.
+    """
+
+    version: ClassVar[int] = 1
 
     requests: str = setting("", "dataset of harmful requests")
     judges: tuple[str, ...] = setting(
@@ -71,14 +77,15 @@ class Evaluation:
         """lm-eval's among the tasks."""
         return [task for task in self.tasks if task not in self.exact_tasks()]
 
-    def _data(self) -> dict[str, str]:
+    @property
+    def datasets(self) -> dict[str, str]:
         """The datasets that are named, by what they are for."""
         named = {"requests": self.requests, "harmless": self.harmless, "paired": self.paired, "benign": self.benign}
         return {use: spec for use, spec in named.items() if spec} | {spec: spec for spec in self.exact_tasks()}
 
     def check(self) -> None:
         """Find out, without reading them, whether datasets and tasks exist; raises a `UsageError` otherwise."""
-        for use, spec in self._data().items():
+        for use, spec in self.datasets.items():
             sources.check(spec, "tasks" if use == spec else use, answered=_is_answered(use))
         if self._named():
             check_tasks(self._named(), self.tasks_path)
@@ -87,7 +94,7 @@ class Evaluation:
         """Load the datasets, by what they are for."""
         return {
             use: sources.load(spec, field="tasks" if use == spec else use, answered=_is_answered(use))
-            for use, spec in self._data().items()
+            for use, spec in self.datasets.items()
         }
 
     def for_model(self, *, is_potionworld: bool) -> Evaluation:

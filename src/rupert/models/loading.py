@@ -6,8 +6,9 @@ import contextlib
 import io
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -111,12 +112,38 @@ def identity(settings: ModelSettings) -> str:
 
 
 def folder_hash(folder: Path) -> str:
-    """SHA-256 of the weights, configuration and tokenizer in a folder; rupert's own records do not count."""
-    if (folder / RESULT_FILE).exists() and not any(folder.glob("*.safetensors")):
-        return read_record(folder).output_hash  # a study drops the weights of attacked models when they are measured
-    own = (REQUEST_FILE, RESULT_FILE)
+    """SHA-256 of the weights, configuration and tokenizer in a folder; rupert's own files do not count.
+
+    A record that is newer than all of them has it already: it was written last. Where a study dropped the weights, only
+    the record has it.
+    """
+    record = folder / RESULT_FILE
+    if record.exists() and (not any(folder.glob("*.safetensors")) or _is_newest(record, _model_files(folder))):
+        return read_record(folder).output_hash
+    return weights_hash(folder)
+
+
+def _is_newest(record: Path, files: Iterable[Path]) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return all(path.stat().st_mtime_ns <= record.stat().st_mtime_ns for path in files)
+    return True  # another process is just dropping the weights
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights, configuration and tokenizer in a folder, from the files themselves."""
+    states = [(path, path.stat()) for path in _model_files(folder)]
+    return _hash_of(tuple((path, state.st_ino, state.st_size, state.st_mtime_ns) for path, state in states))
+
+
+@cache
+def _hash_of(files: tuple[tuple[Path, int, int, int], ...]) -> str:
+    """The hash of files, read once while they stay what they are: every stage of a study asks for its model's."""
+    return file_hash(path for path, *_ in files)
+
+
+def _model_files(folder: Path) -> list[Path]:
     found = [path for pattern in MODEL_FILES for path in folder.glob(pattern)]
-    return file_hash(path for path in found if path.name not in own)
+    return [path for path in found if path.name not in (REQUEST_FILE, RESULT_FILE)]
 
 
 def is_potionworld(settings: ModelSettings) -> bool:

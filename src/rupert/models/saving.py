@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rupert.errors import DiskFullError
 from rupert.models.loading import without_bars
 
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")  # a large model's weights are several files and an index
 # Configuration and tokenizer beside the weights, generously.
 OVERHEAD_BYTES = 32 * 2**20
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -36,7 +38,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
         raise DiskFullError(f"--output-dir: {str(folder)!r} has {free >> 20} MiB free, {needed >> 20} MiB are needed")
     for key in HOW_FOUND:
         tokenizer.init_kwargs.pop(key, None)
-    with without_bars(), _full_disk_named(folder):
+    with without_bars(), full_disk_named(folder):
         tokenizer.save_pretrained(folder)  # before the weights take the room: its writer's errors have no type to tell
         model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
@@ -44,7 +46,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 @contextlib.contextmanager
-def _full_disk_named(folder: Path) -> Iterator[None]:
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Say of a disk that fills up which folder was written to."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -56,3 +59,34 @@ def _full_disk_named(folder: Path) -> Iterator[None]:
 def _is_full_disk(error: OSError | SafetensorError) -> bool:
     """Whether the system found no space; of its number, safetensors' errors keep only the text."""
     return any(getattr(error, "errno", None) == code or f"(os error {code})" in str(error) for code in FULL_DISK)
+
+
+def missing_weights(folder: Path) -> str:
+    """What is wrong with the weights in a folder, by the sizes in their headers; empty where nothing is.
+
+    A file that was cut short is found without reading it.
+    """
+    files = sorted(folder.glob("model*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.exists() else set()
+    except (KeyError, TypeError, ValueError):
+        return f"{index.name} is damaged"
+    lacking = sorted(named - {path.name for path in files})
+    if lacking or not files:
+        return f"{', '.join(lacking) or 'model.safetensors'} is missing"
+    return cut_short(files)
+
+
+def cut_short(paths: Iterable[Path]) -> str:
+    """Which of some safetensors files is shorter than its header says; empty where none is."""
+    return next((f"{path.name} is damaged" for path in paths if not _is_whole(path)), "")
+
+
+def _is_whole(weights: Path) -> bool:
+    """Whether a safetensors file is as long as its header says."""
+    try:
+        with safe_open(weights, "pt"):
+            return True
+    except SafetensorError:
+        return False

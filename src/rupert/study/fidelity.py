@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rupert import folders
 from rupert.data.examples import fingerprint
@@ -19,8 +17,8 @@ from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.models.threads import fitting_threads
 from rupert.records import Record
 from rupert.settings import as_mapping
-from rupert.study.stage import Request
-from rupert.terminal import progress_console
+from rupert.study.stage.work import Request
+from rupert.terminal import bar, progress_console
 
 
 def fidelity(settings: FidelitySettings, model: ModelSettings, folder: Path, *, resume: bool = False) -> Record:
@@ -57,9 +55,15 @@ def fidelity(settings: FidelitySettings, model: ModelSettings, folder: Path, *, 
     loaded = loading.load(model)
     batches = chosen.batches(data, loaded.tokenizer)
     reference = _reference(chosen, loaded)
-    count = 1 + sum(len(chosen.estimates(way)) for way in chosen.ways)
-    with fitting_threads(loaded.model), _bar(count) as begin:
-        found = measure(chosen, loaded.model, batches, reference=getattr(torch, reference), begin=begin)
+    done = count()
+    with fitting_threads(loaded.model), bar("estimating gradients", _gradients(chosen)) as shown:
+        found = measure(
+            chosen,
+            loaded.model,
+            batches,
+            reference=getattr(torch, reference),
+            begin=lambda name: shown.update(done=next(done), note=name),
+        )
     metrics = tuple(metric for one in found for metric in one.metrics())
     return request.finish(stage, started, metrics=metrics, report={"reference": reference})
 
@@ -78,14 +82,6 @@ def _reference(settings: FidelitySettings, loaded: LoadedModel) -> str:
     return "float32"
 
 
-@contextmanager
-def _bar(count: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar; what is yielded is called with the name of each thing before it begins."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=progress_console(), transient=True) as bar:
-        task = bar.add_task("reference", total=count, completed=-1)
-
-        def begin(name: str) -> None:
-            bar.update(task, description=name, advance=1)
-
-        yield begin
+def _gradients(settings: FidelitySettings) -> int:
+    """How many are computed: the exact one, and all estimates."""
+    return 1 + sum(len(settings.estimates(way)) for way in settings.ways)

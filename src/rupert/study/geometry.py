@@ -6,14 +6,11 @@ import csv
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedModel, TrainerCallback
 
 from rupert import folders
@@ -26,8 +23,8 @@ from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.models.threads import fitting_threads
 from rupert.records import Metric, Record, content_hash, write_text
 from rupert.settings import as_mapping, check_not_negative
-from rupert.study.stage import Request
-from rupert.terminal import progress_console
+from rupert.study.stage.work import Request
+from rupert.terminal import bar
 
 POINTS_FILE = "geometry.csv"
 MEMORY_GB = 4.0
@@ -159,20 +156,15 @@ def _comparison(
 
     def compare(model: PreTrainedModel, step: int) -> Geometry:
         place = f"{label} after {step} attack steps" if step else label
-        with _bar(f"gradients of {place}", total) as advance:
+        with bar(f"gradients of {place}", total) as shown:
             try:
-                return measure(settings, model, batches, parameters=parameters, memory_gb=memory_gb, advance=advance)
+                return measure(
+                    settings, model, batches, parameters=parameters, memory_gb=memory_gb, advance=shown.advance
+                )
             except NonFiniteError as error:
                 raise NonFiniteError(f"{place}: {error}") from None
 
     return compare
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console(), transient=True) as bar:
-        yield partial(bar.advance, bar.add_task(title, total=total))
 
 
 def _attacked(

@@ -23,7 +23,10 @@ def ancestors(model: str) -> Iterator[Path]:
     folder = Path(model)
     while (folder / RESULT_FILE).exists():
         yield folder
-        folder = Path(read_record(folder).model)
+        made_from = Path(read_record(folder).model)
+        # A study's folder may have been moved since the record was written: its stages still lie side by side.
+        moved = folder.parent.parent / made_from.parent.name / made_from.name
+        folder = made_from if made_from.exists() or not moved.exists() else moved
 
 
 def pairs_of(model: str) -> str:

@@ -1,21 +1,25 @@
-"""Runs a study in this process, stage by stage; the same call again goes on where the last one stopped."""
+"""Runs a study: every stage whose parents are done goes to an executor; the same call again goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import errno
+import heapq
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from rupert import folders
-from rupert.models.loading import ModelSettings
-from rupert.records import Metric, Record, ResultRow
-from rupert.settings import as_mapping
-from rupert.study import stage
-from rupert.study.lineage import PAIRS_FILE
-from rupert.study.plan import Study, with_seed
+from rupert.errors import DiskFullError, RupertError, WorkerDied
+from rupert.records import Metric, ResultRow, read_record
+from rupert.study.checking import check
+from rupert.study.executors import Executor
+from rupert.study.graph import UNATTACKED, Model, Node, graph
+from rupert.study.store import Store
+from rupert.study.study import Study, describe
+from rupert.study.task import Runtime, Task, task_for
 
-UNATTACKED = "none"
 METRICS = (
     "harm",
     "harm_coherent",
@@ -30,7 +34,9 @@ METRICS = (
     "logp_benign",
 )
 SCORE = "score/"  # how the names of fine-tuning scores begin
-WEIGHTS = "*.safetensors"
+RETRIES = 2  # of a stage whose process died
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+POLL = 0.5  # seconds until a stage that somebody else works on is looked at again
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,64 +46,64 @@ class Cell:
     Attributes:
         metrics: what was measured, of which `result_rows` keeps what reports show.
         seconds: wall time of making and measuring it.
+        error: why it could not be measured; empty where it was.
     """
 
     seed: int
     defense: str
     attack: str
-    metrics: Sequence[Metric]
-    seconds: float
+    metrics: Sequence[Metric] = ()
+    seconds: float = 0.0
+    error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a study is: the number of the stage that begins, of how many, and what it does."""
+@dataclass(slots=True)
+class Board:
+    """Where a study is, for whoever shows it.
 
-    number: int
-    total: int
-    title: str
+    Attributes:
+        total: stages of the study.
+        done: stages that are done.
+        running: label of each stage that is worked on -> the file that says how far it is.
+    """
+
+    total: int = 0
+    done: int = 0
+    running: dict[str, Path] = field(default_factory=dict)
 
 
-def run(study: Study, folder: Path, report: Callable[[Progress], None]) -> Iterator[Cell]:
-    """Run what is not done yet, and yield each model as it is measured.
+def run(
+    study: Study,
+    folder: Path,
+    executor: Executor,
+    *,
+    runtime: Runtime | None = None,
+    board: Board | None = None,
+) -> Iterator[Cell]:
+    """Run what is not done yet, and yield each model as it is measured, or cannot be.
 
-    Hardened models are kept; attacked ones lose their weights once they are measured, because a grid of them fills a
-    disk; their records, answers and verdicts stay.
+    Several calls, in several processes and on several machines, may run on one folder: each stage is done once. A stage
+    that fails takes with it what builds on it; everything else goes on.
 
     Args:
         study: what to run.
-        folder: new, empty, or of the same study.
-        report: called as each stage begins.
+        folder: new, empty, or of any study: what this one shares with it is not done again.
+        executor: where stages run.
+        runtime: how they run.
+        board: kept up to date.
 
     Raises:
         UsageError: something that the study asks for cannot be.
-        NonFiniteError: a training whose loss or gradient is not finite.
+        DiskFullError: no space is left for any stage.
     """
-    folders.claim(folder, describe(study), resume=True)
-    runner = _Runner(study, folder, report)
-    for seed in study.seeds:
-        yield from runner.seed(with_seed(study, seed), seed)
+    check(study)
+    store = Store(folder)
+    store.open(describe(study))
+    yield from _Run(study, store, executor, runtime or Runtime(), board or Board()).cells()
 
 
-def describe(study: Study) -> dict[str, Any]:
-    """The study in JSON values: all that defines its numbers."""
-    return {
-        "stage": "study",
-        "study": study.name,
-        "model": study.model.model,
-        "revision": study.model.revision,
-        "dtype": study.model.dtype,
-        "seeds": list(study.seeds),
-        "defenses": _described(study.defenses),
-        "attacks": _described(study.attacks),
-        "evaluation": as_mapping(study.evaluation),
-        "scores": _described(study.scores),
-        "pairs_of": study.pairs_of,
-    }
-
-
-def result_rows(study: Study, cells: list[Cell]) -> list[ResultRow]:
-    """The study's numbers, one row for each model and metric."""
+def result_rows(study: Study, cells: Sequence[Cell]) -> list[ResultRow]:
+    """The study's numbers, one row for each model and metric, in the order of the grid."""
     return [
         ResultRow(
             study=study.name,
@@ -111,89 +117,149 @@ def result_rows(study: Study, cells: list[Cell]) -> list[ResultRow]:
             high=metric.high,
             n=metric.n,
         )
-        for cell in cells
+        for cell in sorted(cells, key=_order(study))
         for metric in cell.metrics
         if metric.name in METRICS or metric.name.startswith(SCORE)
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where in the grid a model stands."""
-
-    defense: str
-    attack: str
-    seed: int
+def _order(study: Study) -> Callable[[Cell], tuple[int, int, int]]:
+    """Where in the grid a cell stands: several executors finish them in any order."""
+    defenses, attacks = list(study.defenses), [UNATTACKED, *study.attacks]
+    return lambda cell: (study.seeds.index(cell.seed), defenses.index(cell.defense), attacks.index(cell.attack))
 
 
-class _Runner:
-    """Names the folders and counts the stages of one study."""
+class _Run:
+    """What is done, what is going on, and what failed."""
 
-    def __init__(self, study: Study, folder: Path, report: Callable[[Progress], None]) -> None:
-        self._folder = folder
-        self._report = report
-        self._number = 0
-        models = len(study.seeds) * len(study.defenses)
-        self._total = models * (2 + 2 * len(study.attacks) + len(study.scores))
+    def __init__(self, study: Study, store: Store, executor: Executor, runtime: Runtime, board: Board) -> None:
+        self._study = study
+        self._store = store
+        self._executor = executor
+        self._runtime = runtime
+        self._board = board
+        self._graph = graph(study)
+        self._order = {node: number for number, node in enumerate(self._graph.nodes)}
+        self._children: dict[Node, list[Node]] = {node: [] for node in self._graph.nodes}
+        self._tasks: dict[Node, Task] = {}
+        self._ready: list[tuple[int, Node]] = []  # a heap: what comes first in the graph is run first
+        self._running: dict[Future[Path | None], Node] = {}
+        self._elsewhere: list[tuple[float, Node]] = []  # what somebody else works on, and when to look again
+        self._places: dict[Node, Path] = {}
+        self._errors: dict[Node, str] = {}
+        self._deaths: Counter[Node] = Counter()
+        for node in self._graph.nodes:
+            for parent in node.parents:
+                self._children[parent].append(node)
+        board.total = len(self._graph.nodes)
 
-    def seed(self, study: Study, seed: int) -> Iterator[Cell]:
-        """Every model of one seed: all defenses first, because each is measured on the pairs of one of them."""
-        hardened = {label: self._defend(study, label, seed) for label in study.defenses}
-        study = self._with_pairs(study, seed)
-        for defense, record in hardened.items():
-            model = replace(study.model, model=str(self._path("defend", defense, seed)))
-            place = _Place(defense, UNATTACKED, seed)
-            cell = self._evaluate(study, model, place, record.seconds)
-            yield self._score(study, model, cell)
-            for attack in study.attacks:
-                yield self._attack(study, model, _Place(defense, attack, seed))
+    def cells(self) -> Iterator[Cell]:
+        """Each model when its last stage is done, or when it is known that it never will be."""
+        for node in self._graph.nodes:
+            if not node.parents:
+                self._open(node)
+        waiting = list(self._graph.models)
+        while True:
+            finished = [model for model in waiting if self._is_finished(model)]
+            waiting = [model for model in waiting if model not in finished]
+            yield from map(self._cell, finished)
+            if not waiting:
+                return
+            self._submit()
+            self._collect()
 
-    def _with_pairs(self, study: Study, seed: int) -> Study:
-        if not study.pairs_of:
-            return study
-        pairs = self._path("defend", study.pairs_of, seed) / PAIRS_FILE
-        return replace(study, evaluation=replace(study.evaluation, paired=str(pairs)))
+    def _open(self, node: Node) -> None:
+        """All parents of a stage are done: so is it, or it is ready to be run."""
+        self._tasks[node] = task_for(node, self._study, self._store, self._places, self._tasks, runtime=self._runtime)
+        place = self._tasks[node].place()
+        if place:
+            self._settle(node, place)
+        else:
+            heapq.heappush(self._ready, (self._order[node], node))
 
-    def _defend(self, study: Study, label: str, seed: int) -> Record:
-        path = self._path("defend", label, seed)
-        defense = study.defenses[label]
-        self._begin(f"harden with {label}" if defense else "keep the model undefended")
-        return stage.defend(defense, study.model, path, resume=True) if defense else stage.keep(study.model, path)
+    def _submit(self) -> None:
+        """Give the executor as many stages as it can run."""
+        now = time.monotonic()
+        due = [node for moment, node in self._elsewhere if moment <= now]
+        self._elsewhere = [(moment, node) for moment, node in self._elsewhere if moment > now]
+        for node in due:
+            heapq.heappush(self._ready, (self._order[node], node))
+        while self._ready and len(self._running) < self._executor.slots:
+            _, node = heapq.heappop(self._ready)
+            self._board.running[node.label] = self._tasks[node].progress
+            self._running[self._executor.submit(Task.perform, self._tasks[node])] = node
 
-    def _attack(self, study: Study, model: ModelSettings, place: _Place) -> Cell:
-        path = self._path("attack", f"{place.defense}-{place.attack}", place.seed)
-        self._begin(f"attack {place.defense} with {place.attack}")
-        done = stage.attack(study.attacks[place.attack], model, path, resume=True)
-        cell = self._evaluate(study, replace(model, model=str(path)), place, done.seconds)
-        for weights in path.glob(WEIGHTS):
-            weights.unlink()
-        return cell
+    def _collect(self) -> None:
+        """Wait until something has ended, and see how."""
+        if not self._running:
+            time.sleep(POLL)
+            return
+        ended, _ = wait(self._running, timeout=POLL if self._elsewhere else None, return_when=FIRST_COMPLETED)
+        for future in ended:
+            node = self._running.pop(future)
+            self._board.running.pop(node.label, None)
+            error = future.exception()
+            if error:
+                self._fail(node, error)
+            elif place := future.result():
+                self._settle(node, place)
+            else:
+                self._elsewhere.append((time.monotonic() + POLL, node))
 
-    def _evaluate(self, study: Study, model: ModelSettings, place: _Place, seconds: float) -> Cell:
-        self._begin(f"measure {place.defense} after {place.attack}")
-        path = self._path("evaluate", f"{place.defense}-{place.attack}", place.seed)
-        record = stage.evaluate(study.evaluation, model, path, resume=True)
-        return Cell(place.seed, place.defense, place.attack, record.metrics, seconds + record.seconds)
+    def _settle(self, node: Node, place: Path) -> None:
+        """A stage is done: others may be able to begin, and weights may have served their purpose."""
+        self._places[node] = place
+        self._board.done += 1
+        for child in self._children[node]:
+            if child not in self._tasks and all(parent in self._places for parent in child.parents):
+                self._open(child)
+        made_by = node.model
+        if made_by and made_by.kind == "attack" and all(child in self._places for child in self._children[made_by]):
+            self._tasks[made_by].drop_weights()
 
-    def _score(self, study: Study, model: ModelSettings, cell: Cell) -> Cell:
-        """The cell of an unattacked model with its fine-tuning scores."""
-        metrics, seconds = list(cell.metrics), cell.seconds
-        for label, task in study.scores.items():
-            self._begin(f"fine-tune {cell.defense} for {label}")
-            record = stage.score(task, model, self._path("score", f"{cell.defense}-{label}", cell.seed), resume=True)
-            metrics.append(replace(record.metric("score"), name=f"{SCORE}{label}"))
-            seconds += record.seconds
-        return replace(cell, metrics=metrics, seconds=seconds)
+    def _fail(self, node: Node, error: BaseException) -> None:
+        """A stage failed, and with it all that builds on it; one whose process died is tried again."""
+        if isinstance(error, WorkerDied) and self._deaths[node] < RETRIES:
+            self._deaths[node] += 1
+            heapq.heappush(self._ready, (self._order[node], node))
+            return
+        if _concerns_all(error):
+            raise error
+        message = self._told(node, error)
+        failed = [node]
+        while failed:
+            self._errors[failed[-1]] = message
+            failed += [child for child in self._children[failed.pop()] if child not in self._errors]
 
-    def _path(self, kind: str, label: str, seed: int) -> Path:
-        path = self._folder / kind / f"{label}-seed{seed}"
-        path.parent.mkdir(exist_ok=True)
-        return path
+    def _told(self, node: Node, error: BaseException) -> str:
+        """What is said of a failure; the stage's folder has it too."""
+        path = self._tasks[node].remember(error)
+        if isinstance(error, RupertError):
+            return f"{node.kind} {node.label}: {error}"
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"{node.kind} {node.label}: {type(error).__name__}: {first}; see {path}"
 
-    def _begin(self, title: str) -> None:
-        self._number += 1
-        self._report(Progress(self._number, self._total, title))
+    def _is_finished(self, model: Model) -> bool:
+        return all(stage in self._places or stage in self._errors for stage in model.stages)
+
+    def _cell(self, model: Model) -> Cell:
+        cell = Cell(model.seed, model.defense, model.attack)
+        errors = [self._errors[stage] for stage in model.stages if stage in self._errors]
+        if errors:
+            return replace(cell, error=errors[0])
+        records = [read_record(self._places[stage]) for stage in model.stages]
+        scores = {label: read_record(self._places[stage]) for label, stage in model.scores.items()}
+        return replace(
+            cell,
+            metrics=[
+                *read_record(self._places[model.evaluation]).metrics,
+                *(replace(record.metric("score"), name=f"{SCORE}{label}") for label, record in scores.items()),
+            ],
+            seconds=sum(record.seconds for record in records),
+        )
 
 
-def _described(methods: Mapping[str, Any]) -> dict[str, Any]:
-    return {label: as_mapping(method) if method else None for label, method in methods.items()}
+def _concerns_all(error: BaseException) -> bool:
+    """Whether no other stage could do better: no space, no permission, or Ctrl-C."""
+    of_the_disk = isinstance(error, OSError) and error.errno in OF_THE_DISK
+    return of_the_disk or isinstance(error, DiskFullError) or not isinstance(error, Exception)

@@ -30,6 +30,12 @@ class PairingSettings:
         check_range(self, "threshold", -1.0, 1.0)
         check_not_negative(self, "seed")
 
+    @property
+    def datasets(self) -> dict[str, str]:
+        """Instructions and responses."""
+        responses = {f"responses {number}": spec for number, spec in enumerate(self.responses, start=1)}
+        return {"instructions": self.instructions, **responses}
+
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist; raises a `UsageError` otherwise."""
         sources.check(self.instructions, "instructions")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rupert.settings import check_choices, check_not_negative, check_positive, setting
 from rupert.training.adapters import AdapterSettings
@@ -14,7 +14,13 @@ Optimizer = Literal["adamw_torch", "sgd", "adafactor"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationSettings:
-    """How the optimizer steps."""
+    """How the optimizer steps.
+
+    Attributes:
+        version: of a method's code; a method raises it when the same settings begin to give another answer.
+    """
+
+    version: ClassVar[int] = 1
 
     learning_rate: float = setting(5e-5, "peak learning rate")
     per_device_train_batch_size: int = setting(8, "rows of one forward pass")

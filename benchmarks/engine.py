@@ -1,0 +1,104 @@
+"""What the engine of studies costs, and what several workers save: a study of twelve models, run three ways.
+
+    OMP_NUM_THREADS=1 python benchmarks/engine.py
+
+One process with one thread does the study, then two worker processes, then two Ray workers; each in a new folder, each
+start of workers and their imports counted. The engine's share of the first is all its time that is not spent in a stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from rupert.records import environment, write_json
+from rupert.study.executors import EXECUTORS, Resources
+from rupert.study.reading import read_study
+from rupert.study.recipes import find_recipe
+from rupert.study.run import run
+from rupert.study.stage import Attack, Evaluate, Harden, Keep
+from rupert.study.study import Study
+
+OVERHEAD, SHARE = 0.02, 0.65  # targets: of the study's time, and of the time of one process
+WORKERS = 2
+
+
+def twelve() -> Study:
+    """The demo with two defenses, two attacks and two seeds."""
+    demo = read_study(find_recipe("demo"), ["seeds=[0,1]"])
+    return replace(
+        demo,
+        defenses={label: demo.defenses[label] for label in ("none", "sdd")},
+        attacks={label: demo.attacks[label] for label in ("fine_tune-1e-4", "fine_tune-1e-3")},
+    )
+
+
+class Stopwatch:
+    """Adds up the seconds that are spent in some functions, which do not call each other."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def watch(self, owner: type, name: str) -> None:
+        """Count the time that a method takes."""
+        method: Callable[..., Any] = getattr(owner, name)
+
+        @wraps(method)
+        def timed(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return method(*arguments, **options)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        setattr(owner, name, timed)
+
+
+def seconds_of(study: Study, executor: str) -> float:
+    """Wall time of a study in a new folder, workers started and stopped."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        with EXECUTORS[executor](Resources(workers=WORKERS)) as running:
+            cells = list(run(study, Path(folder) / "study", running))
+        seconds = time.perf_counter() - started
+    assert len(cells) == 12
+    assert not any(cell.error for cell in cells)
+    return seconds
+
+
+def main() -> int:
+    """Print the figures, and exit with 1 where a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--executors", nargs="+", default=["processes", "ray"], help="of those with workers")
+    arguments = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    study, inside = twelve(), Stopwatch()
+    warm = replace(study, seeds=(0,), defenses={"none": None}, attacks={}, pairs_of="")
+    # Imports, and what is made once and kept in the user's cache, are no part of any of the three.
+    with tempfile.TemporaryDirectory() as folder, EXECUTORS["in_process"](Resources()) as running:
+        list(run(warm, Path(folder) / "study", running))
+    for stage in (Harden, Keep, Attack, Evaluate):
+        for name in ("prepare", "run"):
+            inside.watch(stage, name)
+    alone = seconds_of(study, "in_process")
+    overhead = (alone - inside.seconds) / alone
+    print(f"one process      {alone:6.1f} s, of which the engine's {overhead:.2%} (target: at most {OVERHEAD:.0%})")
+    found = {name: seconds_of(study, name) for name in arguments.executors}
+    for name, seconds in found.items():
+        print(f"{name:<16} {seconds:6.1f} s, {seconds / alone:.2f} of one process (target: at most {SHARE})")
+    figures = {"one_process": alone, "overhead": overhead, **found, "environment": environment()}
+    if arguments.json:
+        write_json(figures, arguments.json)
+    return int(overhead > OVERHEAD or any(seconds > SHARE * alone for seconds in found.values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,172 @@
+"""What to change so that a stage fits: settings of which the same estimate says that it would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from rupert.defenses import SEAM
+from rupert.errors import UsageError
+from rupert.evaluation.suite import Evaluation
+from rupert.models.loading import SPLIT
+from rupert.models.shape import ModelShape
+from rupert.study.estimates.estimate import Setup, estimate
+from rupert.study.graph import Node
+from rupert.study.study import Study
+from rupert.training.settings import TrainingSettings
+
+DEVICES = (2, 4, 8, 16, 32, 64)
+MOST = 3  # changes together
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A stage with some of its settings changed.
+
+    Attributes:
+        words: what the user would write.
+        node: the stage.
+        study: its study.
+        setup: where it would run.
+    """
+
+    words: tuple[str, ...]
+    node: Node
+    study: Study
+    setup: Setup
+
+    def told(self, **settings: object) -> Trial:
+        """With other settings of the method."""
+        words = (*self.words, *(f"{name}={_written(value)}" for name, value in settings.items()))
+        return replace(self, words=words, node=replace(self.node, settings=replace(self.node.settings, **settings)))
+
+    def loaded(self, **settings: Any) -> Trial:
+        """With the model held in memory in another way."""
+        words = (*self.words, *(f"model.{name}={value}" for name, value in settings.items()))
+        return replace(self, words=words, study=replace(self.study, model=replace(self.study.model, **settings)))
+
+    def on(self, gpus: int, *words: str, **setup: Any) -> Trial:
+        """On more devices."""
+        words = (*self.words, *words, f"--gpus {gpus}")
+        return replace(self, words=words, setup=replace(self.setup, gpus=gpus, **setup))
+
+
+Change = Callable[[Trial], Iterator[Trial]]
+
+
+def remedies(node: Node, study: Study, shape: ModelShape, setup: Setup) -> tuple[str, ...]:
+    """The least changes by which a stage would fit on as many devices, and on more; none where none does."""
+    start = Trial((), node, study, setup)
+    found = (_first(start, shape, ONE_DEVICE), _first(start, shape, (*ONE_DEVICE, _split, _sharded), more=True))
+    return tuple(" ".join(trial.words) for trial in found if trial)
+
+
+def _first(start: Trial, shape: ModelShape, changes: tuple[Change, ...], *, more: bool = False) -> Trial | None:
+    """The first of single changes, then of two and three together, that fits."""
+    for count in range(1, MOST + 1):
+        for chosen in combinations(changes, count):
+            if more and not {_split, _sharded} & set(chosen):
+                continue
+            for trial in _together(start, chosen):
+                if fits(trial, shape):
+                    return trial
+    return None
+
+
+def _together(start: Trial, changes: tuple[Change, ...]) -> Iterator[Trial]:
+    if not changes:
+        yield start
+        return
+    try:
+        for trial in changes[0](start):
+            yield from _together(trial, changes[1:])
+    except UsageError:  # settings that exclude each other
+        return
+
+
+def fits(trial: Trial, shape: ModelShape) -> bool:
+    """Whether nothing refuses a stage, and its peak is within the device's memory."""
+    found = estimate(trial.node, trial.study, shape, trial.setup)
+    return not found.refused and found.memory.total <= trial.setup.hardware.usable
+
+
+def _fewer_rows(trial: Trial) -> Iterator[Trial]:
+    """Fewer rows of one pass, and as many of a step; of an evaluation simply fewer at once."""
+    settings = trial.node.settings
+    if isinstance(settings, Evaluation):
+        for rows in _divisors(settings.batch_size):
+            yield trial.told(batch_size=rows)
+    elif isinstance(settings, TrainingSettings):
+        for rows in _divisors(settings.per_device_train_batch_size):
+            passes = settings.batch_size // rows
+            yield trial.told(per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
+
+
+def _checkpointing(trial: Trial) -> Iterator[Trial]:
+    settings = trial.node.settings
+    if isinstance(settings, TrainingSettings) and not settings.gradient_checkpointing:
+        yield trial.told(gradient_checkpointing=True)
+
+
+def _half_weights(trial: Trial) -> Iterator[Trial]:
+    if trial.study.model.dtype == "float32":
+        yield trial.loaded(dtype="bfloat16")
+
+
+def _small_optimizer(trial: Trial) -> Iterator[Trial]:
+    settings = trial.node.settings
+    if isinstance(settings, TrainingSettings) and settings.optim == "adamw_torch":
+        yield trial.told(optim="adafactor")
+
+
+def _differences(trial: Trial) -> Iterator[Trial]:
+    settings = trial.node.settings
+    if isinstance(settings, SEAM) and settings.gradient == "exact":
+        yield trial.told(gradient="hessian_free")
+
+
+def _adapter(trial: Trial) -> Iterator[Trial]:
+    settings = trial.node.settings
+    if isinstance(settings, TrainingSettings) and not settings.lora:
+        yield trial.told(lora=True)
+
+
+def _split(trial: Trial) -> Iterator[Trial]:
+    """The layers of one process over several devices: what is computed stays the same."""
+    for gpus in DEVICES:
+        if gpus > trial.setup.gpus and trial.study.model.device != SPLIT and trial.setup.sharding == "none":
+            yield trial.loaded(device=SPLIT).on(gpus)
+
+
+def _sharded(trial: Trial) -> Iterator[Trial]:
+    """FSDP2, with what it asks of SEAM: differences, of float32 weights."""
+    if not isinstance(trial.node.settings, TrainingSettings) or trial.node.kind == "score":
+        return
+    if isinstance(trial.node.settings, SEAM):
+        trial = next(_differences(trial), trial)
+        trial = trial if trial.study.model.dtype == "float32" else trial.loaded(dtype="float32")
+    for gpus in DEVICES:
+        if gpus >= trial.setup.gpus:
+            yield trial.on(gpus, "--sharding fsdp2", sharding="fsdp2")
+
+
+# What changes the numbers least comes first.
+ONE_DEVICE: tuple[Change, ...] = (
+    _fewer_rows,
+    _checkpointing,
+    _half_weights,
+    _small_optimizer,
+    _differences,
+    _adapter,
+)
+
+
+def _divisors(number: int) -> list[int]:
+    """Those below it, the largest first."""
+    return [part for part in range(number - 1, 0, -1) if number % part == 0]
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
