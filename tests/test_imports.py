@@ -12,7 +12,7 @@ import pytest
 
 import rupert
 
-HEAVY = ("torch", "transformers", "numpy", "yaml", "datasets", "trl", "peft", "rich")
+HEAVY = ("torch", "transformers", "numpy", "pandas", "yaml", "datasets", "trl", "peft", "rich")
 HELP = """
 from rupert.cli.main import main
 try:

@@ -56,8 +56,10 @@ def test_every_command_parses_and_its_settings_are_valid(
         "cli.compare.read_record",
         "cli.fidelity.fidelity",
         "cli.geometry.geometry",
+        "cli.plan.read_study",
         "cli.run.run_study",
         "cli.samples.read_samples",
+        "cli.status.status",
     ):
         monkeypatch.setattr(f"rupert.{place}", reached)
     if words == ["--help"]:

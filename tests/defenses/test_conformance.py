@@ -273,3 +273,31 @@ def test_a_hardened_model_saves_and_loads(
     prompts = [example.prompt for example in next(iter(gathered.streams.values()))[:4]]
     answers = [generate(model, loaded.tokenizer, prompts, max_new_tokens=8) for model in (loaded.model, again)]
     assert answers[0] == answers[1]
+
+
+def test_says_what_a_step_costs(defense: Any) -> None:
+    cost = defense.cost
+    assert {field.name: type(getattr(cost, field.name)) for field in dataclasses.fields(cost)} | {
+        "head_states": int
+    } == {field.name: bool if field.name in ("precise", "compact") else int for field in dataclasses.fields(cost)}
+    assert cost.passes >= sum(defense.streams.values()) > 0
+    assert (cost.products > 0) == (cost.graphs > 0)
+    assert 0 <= cost.gradients + cost.weights + cost.states < 20
+
+
+def test_a_steps_cost_grows_with_its_rows_and_not_with_its_micro_batches(defense: Any) -> None:
+    double = dataclasses.replace(defense, per_device_train_batch_size=16).cost
+    assert double.passes == 2 * defense.cost.passes
+    assert dataclasses.replace(double, passes=0, products=0, backwards=0, head_rows=0) == dataclasses.replace(
+        defense.cost, passes=0, products=0, backwards=0, head_rows=0
+    )
+
+
+def test_as_many_rows_go_through_the_model_as_the_cost_says(defense: Any, gathered: Gathered, tiny: Tiny) -> None:
+    loaded, rows = tiny(), list[int]()
+    embedding = loaded.model.get_input_embeddings()
+    handle = embedding.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
+    single = dataclasses.replace(defense, per_device_train_batch_size=1, gradient_accumulation_steps=8)
+    gradient(single, gathered, loaded)
+    handle.remove()
+    assert sum(rows) == single.cost.passes

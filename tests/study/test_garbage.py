@@ -226,7 +226,7 @@ def test_weights_outside_the_store_are_left(store_folder: Path, tmp_path: Path) 
     assert delete(store_folder) == (Found((), (store_folder / "attack",)), ())
     assert (only(tmp_path, "outside") / "model.safetensors").exists()
     (store_folder / "damaged").symlink_to(tmp_path)
-    with pytest.raises(FolderError, match="is a link, and only what is in the study's folder is deleted"):
+    with pytest.raises(FolderError, match="is a link, and nothing outside is deleted; put a folder there"):
         delete(store_folder)
 
 

@@ -18,6 +18,7 @@ from rupert.study.executors import EXECUTORS, Resources
 from rupert.study.reading import read_study
 from rupert.study.recipes import find_recipe
 from rupert.study.run import RETRIES, Board, Cell, result_rows, run
+from rupert.study.store import RUNS, Store
 from rupert.study.study import Study
 from rupert.study.task import Task
 
@@ -126,6 +127,14 @@ def test_a_folder_of_something_else_is_refused(study: Study, tmp_path: Path) -> 
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FolderError, match="holds other files"):
         next(run(study, tmp_path, HERE))
+
+
+def test_nothing_is_run_where_something_is_deleted(study: Study, tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.open({})
+    with store.lock(RUNS) as deleting, pytest.raises(FolderError, match=r"`rupert gc` deletes in .* just now"):
+        assert deleting
+        next(run(study, tmp_path / "s", HERE))
 
 
 def test_a_mistake_in_a_method_is_told_before_anything_is_done(study: Study, tmp_path: Path) -> None:

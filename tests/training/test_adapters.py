@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from rupert.data import sources
 from rupert.defenses import SDD
-from rupert.errors import UnknownName
+from rupert.errors import FolderError, UnknownName
 from rupert.models.loading import LoadedModel, ModelSettings, load
 from rupert.models.saving import save
-from rupert.training.adapters import adapted
+from rupert.training.adapters import adapted, merge_adapter
+from rupert.training.fine_tuning import FineTuningSettings, fine_tune
 from rupert.training.objective import Draw, Gathered, Metrics, Step
 from rupert.training.settings import TrainingSettings
 from rupert.training.trainer import CHECKPOINTS, HardeningTrainer, harden
@@ -250,3 +251,57 @@ def test_a_module_that_does_not_exist_is_one_line(
     with pytest.raises(UnknownName, match=rf"^lora_target_modules: '{target}' is unknown; {hint}".replace("?", r"\?")):
         hardened(wrong, loaded, gathered, tmp_path)
     assert changed(before, state(loaded.model)) == set()
+
+
+TUNING = FineTuningSettings(learning_rate=1e-2, max_steps=2, max_length=64, lora=True, lora_target_modules=("q_proj",))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_kept_adapter_gives_the_bits_of_the_merged_model(
+    potionworld: ModelSettings, tmp_path: Path, dtype: Any
+) -> None:
+    settings = dataclasses.replace(potionworld, dtype=dtype)
+    before, kept, saved = load(settings), tmp_path / "adapter", tmp_path / "base"
+    saved.mkdir()
+    save(before.model, before.tokenizer, saved)
+    everywhere = dataclasses.replace(TUNING, lora_target_modules=("all-linear",))
+    rows = sources.load(LORA.pairs)[:8]
+    merged = fine_tune(everywhere, load(settings), rows, "fine-tuning", adapter_folder=kept).loaded.model
+    assert changed(weights(before.model), weights(merged)) != set()
+    assert {path.name for path in kept.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    for name in ("potionworld", str(saved)):
+        base = load(dataclasses.replace(settings, model=name)).model
+        again = merge_adapter(base, kept)
+        assert again is base
+        assert type(again) is LlamaForCausalLM
+        assert changed(weights(merged), weights(again)) == set()
+        assert all(parameter.requires_grad for parameter in again.parameters())
+
+
+def weights(model: torch.nn.Module) -> dict[str, Any]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_the_same_adapter_gives_the_same_bytes(tiny: Tiny, gathered: Gathered, tmp_path: Path) -> None:
+    targets = dataclasses.replace(TUNING, lora_target_modules=("v_proj", "q_proj", "layers.1.mlp.up_proj"))
+    for folder, settings in {"a": targets, "b": dataclasses.replace(targets, weight_decay=0.0)}.items():
+        loaded = tiny(dtype="float32")
+        loaded.model.config._name_or_path = folder
+        fine_tune(settings, loaded, gathered.streams["pairs"], "fine-tuning", adapter_folder=tmp_path / folder)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_an_adapter_that_cannot_be_merged_is_one_line(tiny: Tiny, gathered: Gathered, tmp_path: Path) -> None:
+    kept = tmp_path / "adapter"
+    with pytest.raises(FolderError, match=r"adapter' holds no adapter; train it again$"):
+        merge_adapter(tiny().model, kept)
+    fine_tune(TUNING, tiny(dtype="float32"), gathered.streams["pairs"], "fine-tuning", adapter_folder=kept)
+    wider = load(ModelSettings(model="potionworld")).model
+    with pytest.raises(FolderError, match=r"adapter' holds no adapter of this model \(.*\); train it again$") as caught:
+        merge_adapter(wider, kept)
+    assert "\n" not in str(caught.value)
+    weights = kept / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(FolderError, match=r"adapter' holds no adapter of this model \(.*\); train it again$"):
+        merge_adapter(tiny(dtype="float32").model, kept)

@@ -190,6 +190,27 @@ def test_what_is_not_finite_stops_before_the_weights_change(tiny: Tiny, examples
     assert changed(weights(one_step.model), weights(stopped.model)) == set()
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_deepspeed_holds_in_parts_comes_back_as_any_model(
+    tiny: Tiny, examples: list[Example], monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
+    """DeepSpeed is not needed for it: Accelerate gives the whole weights of a trainer that says that it has it."""
+    expected = weights(tuned(tiny(dtype="float32"), examples, lora=lora).loaded.model)
+
+    class InParts(SFTTrainer):
+        def train(self) -> TrainOutput:
+            output = super().train()
+            self.is_deepspeed_enabled = True
+            return output
+
+    monkeypatch.setattr(fine_tuning, "SFTTrainer", InParts)
+    loaded = tiny(dtype="float32")
+    whole = tuned(loaded, examples, lora=lora).loaded.model
+    assert type(whole) is LlamaForCausalLM
+    assert whole is not loaded.model
+    assert changed(expected, weights(whole)) == set()
+
+
 @pytest.mark.usefixtures("terminal")
 def test_standard_output_stays_for_results(
     tiny: Tiny, examples: list[Example], capfd: pytest.CaptureFixture[str]

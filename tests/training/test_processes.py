@@ -6,6 +6,7 @@ back. Accelerate shards models on accelerators alone; the scenarios of FSDP2 tel
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -27,13 +28,18 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from rupert.attacks import FineTune
+from rupert.data import sources
 from rupert.defenses import SDD, SEAM
 from rupert.errors import NonFiniteError, UsageError
 from rupert.models import loading
 from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.study import stage
+from rupert.terminal import Progress, listening
 from rupert.training import processes
+from rupert.training.adapters import merge_adapter
 from rupert.training.callbacks import ProgressBar
+from rupert.training.fine_tuning import FineTuned, FineTuningSettings, fine_tune
 from rupert.training.objective import Draw, Gathered, Metrics, Step
 from rupert.training.trainer import HardeningTrainer, harden
 
@@ -82,6 +88,24 @@ SELF_DESTRUCT = SEAM(
 )
 HALF_SELF_DESTRUCT = dataclasses.replace(SELF_DESTRUCT, per_device_train_batch_size=2)
 
+TUNING = FineTuningSettings(
+    max_steps=3,  # the last one in a second epoch
+    learning_rate=0.05,
+    max_grad_norm=0.5,
+    optim="sgd",
+    per_device_train_batch_size=4,
+    gradient_accumulation_steps=2,
+    max_length=64,
+)
+HALF_TUNING = dataclasses.replace(TUNING, per_device_train_batch_size=2)
+ATTACK = FineTune(
+    data="potionworld:attacker",
+    num_examples=16,
+    optim="sgd",
+    learning_rate=0.05,
+    per_device_train_batch_size=4,
+)
+
 
 def gathered(objective: Any) -> Gathered:
     """The first rows of every stream."""
@@ -94,6 +118,35 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 
 def hardened(objective: Any, loaded: LoadedModel, folder: Path, **options: Any) -> HardeningTrainer:
     return harden(objective, loaded, gathered(objective), folder, **{"title": "hardening", "save_steps": 100} | options)
+
+
+def copied(loaded: LoadedModel, *, tied: bool = True) -> LoadedModel:
+    """Another model with the same weights; untied, its output head has others than its embedding."""
+    # Transformers records hidden states of models that it made, not of those that were unpickled.
+    config, state = copy.deepcopy(loaded.model.config), loaded.model.state_dict()
+    config.tie_word_embeddings = tied
+    if not tied:
+        state["lm_head.weight"] = state["lm_head.weight"].flip(0)
+    model = LlamaForCausalLM(config).to(loaded.model.dtype)
+    model.load_state_dict(state)
+    return dataclasses.replace(loaded, model=model.eval())
+
+
+def tuned(loaded: LoadedModel, settings: FineTuningSettings, folder: Path | None = None) -> FineTuned:
+    examples = [*sources.load("potionworld:attacker")[:8], *sources.load("potionworld:benign")[::200][:8]]
+    return fine_tune(settings, loaded, examples, "fine-tuning", adapter_folder=folder)
+
+
+def tuning(result: FineTuned) -> dict[str, Any]:
+    """What a fine-tuning brought, gathered from all processes."""
+    model = processes.whole(result.loaded.model)
+    return {
+        "weights": weights(model),
+        "types": {type(module).__name__ for module in model.modules()},
+        "loss": result.loss,
+        "tokens": result.tokens,
+        "sharded": processes.is_sharded(result.loaded.model),
+    }
 
 
 def outcome(trainer: HardeningTrainer, model: torch.nn.Module) -> dict[str, Any]:
@@ -140,12 +193,8 @@ class Scenarios:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def fresh(self) -> LoadedModel:
-        loaded: LoadedModel = torch.load(self.folder / "tiny.pt", weights_only=False)
-        # Transformers records hidden states of models that it made, not of those that were unpickled.
-        model = LlamaForCausalLM(loaded.model.config).to(loaded.model.dtype)
-        model.load_state_dict(loaded.model.state_dict())
-        return dataclasses.replace(loaded, model=model.eval())
+    def fresh(self, *, tied: bool = True) -> LoadedModel:
+        return copied(torch.load(self.folder / "tiny.pt", weights_only=False), tied=tied)
 
     def sums(self) -> Any:
         return processes.count(), processes.rank(), processes.total(0.5 + processes.rank())
@@ -162,7 +211,10 @@ class Scenarios:
         return layer.weight.grad.full_tensor()
 
     def progress(self) -> Any:
-        return ProgressBar("hardening")._bar.disable
+        told: list[Progress] = []
+        with listening(told.append), ProgressBar("hardening").showing():
+            pass
+        return [progress.title for progress in told]
 
     def replicas(self) -> Any:
         loaded = self.fresh()
@@ -191,6 +243,16 @@ class Scenarios:
     def hessian_free_replicas(self) -> Any:
         loaded = self.fresh()
         return outcome(hardened(HALF_SELF_DESTRUCT, loaded, self.folder / "free replicas"), loaded.model)
+
+    def tuned_replicas(self) -> Any:
+        return tuning(tuned(self.fresh(), HALF_TUNING))
+
+    def tuned_replicas_with_adapters(self) -> Any:
+        return tuning(tuned(self.fresh(), dataclasses.replace(HALF_TUNING, lora=True), self.folder / "adapter"))
+
+    def attack(self) -> Any:
+        half = dataclasses.replace(ATTACK, per_device_train_batch_size=2)
+        return stage.attack(half, ModelSettings(model="potionworld"), self.folder / "attack").output_hash
 
     def stage(self) -> Any:
         record = stage.defend(HALF, ModelSettings(model="potionworld"), self.folder / "stage")
@@ -231,6 +293,25 @@ class Scenarios:
             hardened(exact, self.fresh(), self.folder / "exact shards")
         return str(caught.value)
 
+    def tuned_shards(self) -> Any:
+        return tuning(tuned(self.fresh(), HALF_TUNING))
+
+    def tuned_shards_of_untied_weights(self) -> Any:
+        return tuning(tuned(self.fresh(tied=False), HALF_TUNING))
+
+    def tuned_shards_with_adapters(self) -> Any:
+        lora = dataclasses.replace(HALF_TUNING, lora=True)
+        return tuning(tuned(self.fresh(), lora, self.folder / "adapter of shards"))
+
+    def tuned_shards_in_half_precision(self) -> Any:
+        loaded = self.fresh()
+        loaded.model.to(torch.bfloat16)
+        return tuning(tuned(loaded, dataclasses.replace(HALF_TUNING, lora=True, bf16=True)))
+
+    def attack_of_shards(self) -> Any:
+        half = dataclasses.replace(ATTACK, per_device_train_batch_size=2)
+        return stage.attack(half, ModelSettings(model="potionworld"), self.folder / "attack of shards").output_hash
+
     def stage_of_shards(self) -> Any:
         return stage.defend(HALF, ModelSettings(model="potionworld"), self.folder / "stage of shards").output_hash
 
@@ -256,7 +337,9 @@ class Scenarios:
         os.environ.update(FSDP_VERSION="1", FSDP_CPU_RAM_EFFICIENT_LOADING="false")
         with pytest.raises(UsageError) as caught:
             hardened(HALF, self.fresh(), self.folder / "first version")
-        return str(caught.value)
+        with pytest.raises(UsageError) as caught_too:
+            tuned(self.fresh(), HALF_TUNING)
+        return str(caught.value), str(caught_too.value)
 
     def _resumed(self, objective: SDD, name: str) -> Any:
         with pytest.raises(KeyboardInterrupt):
@@ -338,6 +421,7 @@ def test_in_one_process_all_is_as_it_was(monkeypatch: pytest.MonkeyPatch, tiny: 
     tensor = torch.tensor([1.0, 2.0])
     processes.average([tensor])
     assert (processes.count(), processes.rank(), processes.total(0.1)) == (1, 0, 0.1)
+    assert [processes.on_cpu(torch.device(name)) for name in ("cpu", "cuda")] == [True, False]
     assert tensor.tolist() == [1.0, 2.0]
     model = tiny().model
     assert processes.whole(model) is model
@@ -357,7 +441,9 @@ def test_a_sharded_gradient_is_the_mean_already(brought: list[Brought]) -> None:
 
 
 def test_the_main_process_alone_shows_progress(brought: list[Brought]) -> None:
-    assert [process["progress"] for process in brought] == [False, True]
+    shown, silent = (process["progress"] for process in brought)
+    assert set(shown) == {"hardening"}
+    assert silent == []
 
 
 def test_replicas_are_one_process_with_their_rows(brought: list[Brought], alone: dict[str, Any]) -> None:
@@ -400,7 +486,10 @@ def test_a_defense_starts_on_the_shards_of_what_it_was_given(brought: list[Broug
 
 
 def test_the_first_version_of_fsdp_is_one_line(brought: list[Brought]) -> None:
-    expected = "hardening is split over replicas or by FSDP2 alone; launch it with --fsdp_version 2"
+    expected = (
+        "hardening is split over replicas or by FSDP2 alone; launch it with --fsdp_version 2",
+        "fine-tuning is split by FSDP's second version; launch it with --fsdp_version 2",
+    )
     assert [process["first_version"] for process in brought] == [expected] * 2
 
 
@@ -454,6 +543,82 @@ def test_what_was_sharded_is_saved_as_any_model(brought: list[Brought], folder: 
     again = AutoModelForCausalLM.from_pretrained(folder / "saved")
     assert type(again) is LlamaForCausalLM
     assert torch.equal(weights(again), brought[0]["shards"]["weights"])
+
+
+@pytest.fixture(scope="module")
+def tuned_alone(tiny: Tiny) -> Callable[..., dict[str, Any]]:
+    """What one process makes of a fine-tuning."""
+
+    def make(*, tied: bool = True, **settings: Any) -> dict[str, Any]:
+        return tuning(tuned(copied(tiny(), tied=tied), dataclasses.replace(TUNING, **settings)))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("scenario", "settings"),
+    [
+        ("tuned_replicas", {}),
+        ("tuned_replicas_with_adapters", {"lora": True}),
+        ("tuned_shards", {}),
+        ("tuned_shards_of_untied_weights", {"tied": False}),
+        ("tuned_shards_with_adapters", {"lora": True}),
+    ],
+)
+def test_fine_tuning_is_the_same_in_two_processes(
+    brought: list[Brought], tuned_alone: Callable[..., dict[str, Any]], scenario: str, settings: dict[str, Any]
+) -> None:
+    expected = tuned_alone(**settings)
+    for process in brought:
+        found = process[scenario]
+        assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)  # summed in float32
+        assert found["tokens"] == expected["tokens"]
+        assert found["types"] == expected["types"] or found["sharded"]
+        if not found["weights"].is_meta:
+            # TRL computes the output head's gradient in float32.
+            torch.testing.assert_close(found["weights"], expected["weights"], rtol=0, atol=1e-8)
+    has_weights = [not process[scenario]["weights"].is_meta for process in brought]
+    assert has_weights == [True, "replicas" in scenario]
+
+
+def test_fine_tuned_shards_stay_shards_unless_an_adapter_is_merged(brought: list[Brought]) -> None:
+    for process in brought:
+        assert process["tuned_shards"]["sharded"]
+        assert not process["tuned_shards_with_adapters"]["sharded"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kept"),
+    [("tuned_replicas_with_adapters", "adapter"), ("tuned_shards_with_adapters", "adapter of shards")],
+)
+def test_a_kept_adapter_makes_the_same_bits(
+    brought: list[Brought], folder: Path, tiny: Tiny, scenario: str, kept: str
+) -> None:
+    again = merge_adapter(copied(tiny()).model, folder / kept)
+    assert torch.equal(weights(again), brought[0][scenario]["weights"])
+
+
+def test_an_adapter_of_shards_is_trained_beside_weights_of_half_precision(brought: list[Brought], tiny: Tiny) -> None:
+    found, before = brought[0]["tuned_shards_in_half_precision"], weights(tiny().model).to(torch.bfloat16)
+    assert found["weights"].dtype == torch.bfloat16
+    assert 0 < (found["weights"] - before).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["attack", "attack of shards"])
+def test_an_attack_is_written_once(
+    brought: list[Brought], folder: Path, alone_attacked: torch.Tensor, name: str
+) -> None:
+    hashes = [process[name.replace(" ", "_")] for process in brought]
+    assert hashes == [loading.folder_hash(folder / name)] * 2
+    found = weights(AutoModelForCausalLM.from_pretrained(folder / name))
+    torch.testing.assert_close(found, alone_attacked, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def alone_attacked() -> torch.Tensor:
+    """The weights after the attack in one process."""
+    loaded = loading.load(ModelSettings(model="potionworld"))
+    return weights(ATTACK.run(loaded, ATTACK.gather()).loaded.model)
 
 
 if __name__ == "__main__":

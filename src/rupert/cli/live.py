@@ -34,9 +34,10 @@ def watching(board: Board) -> Iterator[Console]:
 
 def draw(board: Board, seconds: float) -> Table:
     """The table: a line for the study, and one for each stage that is worked on."""
-    table = Table.grid(padding=(0, 1))
-    for _ in range(4):
+    table = Table.grid(padding=(0, 1), expand=True)
+    for _ in range(3):
         table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, ratio=1)  # the one that is cut where the terminal is narrow
     table.add_row("stages", _bar(board.done, board.total), f"{board.done}/{board.total}", f"{seconds:.0f} s")
     for label, path in sorted(board.running.items()):
         progress = read_progress(path)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rupert.cli.arguments import Parser, add_study
-from rupert.errors import UsageError
+from rupert.errors import InvalidValue, UsageError
 from rupert.study.estimates import DEVICES, Line, Plan, Setup, device, plan
 from rupert.study.estimates.memory import Memory
 from rupert.study.estimates.work import efficiency
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         UsageError: a stage cannot run on the device; a line for each kind.
     """
     if arguments.gpus < 1:
-        raise UsageError(f"--gpus: {arguments.gpus} is not valid; must be above 0")
+        raise InvalidValue("--gpus", arguments.gpus, "must be above 0")
     study = read_study(find_recipe(arguments.study, "study"), arguments.overrides)
     setup = Setup(hardware=device(arguments.device), gpus=arguments.gpus, sharding=arguments.sharding)
     found = plan(study, setup)
@@ -75,9 +75,8 @@ def _as_json(found: Plan) -> dict[str, object]:
 def _show(found: Plan) -> None:
     console = Console(highlight=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    setup = found.setup
-    where = setup.hardware.name if setup.gpus == 1 else f"{setup.gpus} x {setup.hardware.name}, {setup.sharding}"
-    console.print(f"{found.model}, {found.parameters:,} parameters, on {where}; all figures: at most")
+    console.print(f"{found.model}, {found.parameters:,} parameters")
+    console.print(f"on {_where(found)}; each figure: at most")
     console.print(_stages(found))
     console.print(_parts(found))
     console.print(
@@ -85,6 +84,15 @@ def _show(found: Plan) -> None:
         f"disk {_size(found.disk)} at the peak, {_size(found.kept)} in the end; {found.judge_tokens:,} judge tokens"
     )
     console.print(_assumptions(found), style="dim")
+
+
+def _where(found: Plan) -> str:
+    setup = found.setup
+    if setup.gpus == 1:
+        return setup.hardware.name
+    layers = "layers divided over them" if found.is_split else "a stage on each"
+    way = {"none": layers, "fsdp2": "trainings sharded by FSDP2", "zero3": "trainings sharded by ZeRO-3"}
+    return f"{setup.gpus} x {setup.hardware.name}, {way[setup.sharding]}"
 
 
 def _stages(found: Plan) -> Table:

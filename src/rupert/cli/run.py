@@ -16,7 +16,8 @@ from rupert.cli.live import watching
 from rupert.errors import UsageError
 from rupert.records import ResultRow, environment
 from rupert.report.page import StudyFacts, write_page
-from rupert.report.tables import summary_table, write_csv
+from rupert.report.results import CSV_FILE, write_results
+from rupert.report.tables import summary_table
 from rupert.study.checking import check
 from rupert.study.executors import EXECUTORS, Executor, Resources
 from rupert.study.launched import Launcher
@@ -28,8 +29,8 @@ from rupert.study.study import Study, describe
 from rupert.study.task import Runtime
 from rupert.training.tracking import TRACKERS
 
-RESULTS = "results.csv"
 REPORT = "report.html"
+WRITTEN_EVERY = 30.0  # seconds between the results of a study that still runs
 
 
 def configure(parser: Parser) -> None:
@@ -80,7 +81,7 @@ def run_and_show(study: Study, arguments: argparse.Namespace, command: str) -> i
     measured = [cell for cell in cells if not cell.error]
     rows = result_rows(study, measured)
     if rows:
-        write_csv(rows, folder / RESULTS)
+        write_results(rows, folder)
         facts = _facts(study, measured, shlex.join([*command.split(), *arguments.overrides]))
         write_page(rows, facts, folder / REPORT)
         _show(rows, folder)
@@ -97,9 +98,13 @@ def _runtime(study: Study, arguments: argparse.Namespace) -> Runtime:
 
 def _run(study: Study, folder: Path, executor: Executor, runtime: Runtime) -> list[Cell]:
     board, started, cells = Board(), time.perf_counter(), []
+    written = started
     with executor as running, watching(board) as console:
         for cell in run_study(study, folder, running, runtime=runtime, board=board):
             cells.append(cell)
+            if time.perf_counter() - written >= WRITTEN_EVERY:
+                write_results(result_rows(study, cells), folder)
+                written = time.perf_counter()
             console.print(f"{time.perf_counter() - started:5.0f} s  {_line(cell)}", highlight=False)
     return cells
 
@@ -139,5 +144,5 @@ def _facts(study: Study, cells: Sequence[Cell], command: str) -> StudyFacts:
 def _show(rows: list[ResultRow], folder: Path) -> None:
     console = Console()
     console.print(summary_table(rows))
-    console.print(f"numbers  {folder / RESULTS}", soft_wrap=True, highlight=False)
+    console.print(f"numbers  {folder / CSV_FILE}", soft_wrap=True, highlight=False)
     console.print(f"page     {(folder / REPORT).resolve()}", soft_wrap=True, highlight=False)

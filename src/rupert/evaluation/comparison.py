@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rupert.errors import DataError, FolderError, InvalidValue
+from rupert.errors import DataError, FolderError, InvalidValue, UsageError
 from rupert.evaluation.outcomes import Outcome
 from rupert.evaluation.rows import read_rows, write_rows
 from rupert.evaluation.statistics import Interval, equivalence, paired_difference, points, span, words
@@ -77,6 +77,15 @@ def read_outcomes(path: Path) -> list[Outcome]:
         seen.add((row["metric"], row["item"]))
         found.append(Outcome(row["metric"], row["item"], None if value is None else float(value)))
     return found
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with the outcomes in a folder; empty where nothing is."""
+    try:
+        read_outcomes(folder / OUTCOMES_FILE)
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 def compare(after: Sequence[Path], before: Sequence[Path], *, margin: float = MARGIN) -> list[Comparison]:

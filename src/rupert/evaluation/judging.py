@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rupert.data.examples import Example
-from rupert.errors import FolderError, UsageError
+from rupert.errors import DataError, FolderError, UsageError
 from rupert.evaluation import agreement, harmfulness
 from rupert.evaluation.answers import read_answers
 from rupert.evaluation.coherence.calibration import read_calibration
@@ -136,6 +136,8 @@ def _kinds(folder: Path, answers: Sequence[Answer], verdicts: Sequence[Verdict])
     if not (folder / SIGNALS_FILE).exists():
         return []
     signals = read_signals(folder / SIGNALS_FILE)
+    if len(signals) != len(answers):
+        raise DataError(f"{folder / SIGNALS_FILE}: is of {len(signals)} answers, not {len(answers)}; evaluate again")
     thresholds = read_calibration(folder / CALIBRATION_FILE).thresholds
     return classify(answers, with_refusals(answers, verdicts), signals, thresholds)
 

@@ -86,16 +86,17 @@ def write_delta(base: Path, folder: Path) -> Path:
     return folder / DELTA_FILE
 
 
-def apply_delta(base: Path, folder: Path) -> None:
-    """Put the weights that `write_delta` kept back into `folder`: the same files, bit for bit.
+def apply_delta(base: Path, folder: Path, into: Path | None = None) -> None:
+    """Put the weights that `write_delta` kept back: the same files, bit for bit.
 
     Args:
         base: the folder that the difference was taken from.
         folder: where the difference lies.
+        into: where the weights go; none: beside it.
 
     Raises:
         FolderError: `base` holds no weights in safetensors.
-        RunError: the difference or a file of `base` is damaged, or `base` is another model; `folder` is as it was.
+        RunError: the difference or a file of `base` is damaged, or `base` is another model; nothing was written.
         DiskFullError: no space left.
     """
     originals, path = _Originals(base), folder / DELTA_FILE
@@ -107,7 +108,7 @@ def apply_delta(base: Path, folder: Path) -> None:
         files = json.loads(metadata["files"])
     with ExitStack() as all_or_none:
         for name, kept in files.items():
-            file, digest = all_or_none.enter_context(_beside(folder / name)), hashlib.sha256()
+            file, digest = all_or_none.enter_context(_beside((into or folder) / name)), hashlib.sha256()
             with _damage_named(path):
                 for part in _content(name, kept["text"], delta, originals):
                     file.write(part)

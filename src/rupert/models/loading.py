@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -118,8 +119,10 @@ def folder_hash(folder: Path) -> str:
     the record has it.
     """
     record = folder / RESULT_FILE
-    if record.exists() and (not any(folder.glob("*.safetensors")) or _is_newest(record, _model_files(folder))):
-        return read_record(folder).output_hash
+    is_dropped = not any(folder.glob("*.safetensors"))
+    recorded = read_record(folder).output_hash if record.exists() else ""
+    if recorded and (is_dropped or _is_newest(record, _model_files(folder))):
+        return recorded
     return weights_hash(folder)
 
 
@@ -183,7 +186,7 @@ def load(settings: ModelSettings) -> LoadedModel:
         _forget_quantization(model)
     check_tokenizer(tokenizer, model.get_input_embeddings().num_embeddings, name)
     prepare_tokenizer(tokenizer, name)
-    if settings.device != SPLIT:
+    if settings.device != SPLIT and not _is_sharded_later():
         model.to(settings.device or _default_device())
     return LoadedModel(model.eval(), tokenizer)
 
@@ -221,6 +224,11 @@ def _check_device(name: str) -> None:
     present = [accelerator.type, *(f"{accelerator.type}:{index}" for index in range(count))] if accelerator else []
     if name not in present:
         raise InvalidValue("device", name, f"here there is {', '.join(['cpu', *present])}")
+
+
+def _is_sharded_later() -> bool:
+    """Whether a launcher asked for weights of which each device holds a part, which Accelerate brings there."""
+    return "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))
 
 
 def _default_device() -> str:

@@ -18,7 +18,8 @@ from rupert.models.loading import without_bars
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")  # a large model's weights are several files and an index
 # Configuration and tokenizer beside the weights, generously.
 OVERHEAD_BYTES = 32 * 2**20
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+SHORT_WRITE = "] . unexpected pos "  # what PyTorch says when it could write a part only
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What Transformers would write into a tokenizer's configuration of how this process came by it.
 HOW_FOUND = ("is_local", "local_files_only")
 
@@ -50,15 +51,16 @@ def full_disk_named(folder: Path) -> Iterator[None]:
     """Say of a disk that fills up which folder was written to."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_full_disk(error):
             raise
         raise DiskFullError(f"no space left for {str(folder)!r}; free some and repeat the command") from error
 
 
-def _is_full_disk(error: OSError | SafetensorError) -> bool:
-    """Whether the system found no space; of its number, safetensors' errors keep only the text."""
-    return any(getattr(error, "errno", None) == code or f"(os error {code})" in str(error) for code in FULL_DISK)
+def _is_full_disk(error: OSError | RuntimeError | SafetensorError) -> bool:
+    """Whether the system found no space; of its number, safetensors' errors keep only the text, and PyTorch's nothing."""
+    is_numbered = any(getattr(error, "errno", None) == code or f"(os error {code})" in str(error) for code in FULL_DISK)
+    return is_numbered or SHORT_WRITE in str(error)
 
 
 def missing_weights(folder: Path) -> str:

@@ -47,7 +47,8 @@ def bring_back(work: Work, attacked: Path, scratch: Path) -> None:
     if (attacked / ADAPTER).exists():
         _merge(work.model, shutil.copytree(attacked, scratch))
     elif (attacked / DELTA_FILE).exists():
-        apply_delta(Path(work.model.model), shutil.copytree(attacked, scratch))
+        large = shutil.ignore_patterns(DELTA_FILE)
+        apply_delta(Path(work.model.model), attacked, shutil.copytree(attacked, scratch, ignore=large))
     else:
         work.prepare()
         work.run(work.request().claim(scratch, resume=True))

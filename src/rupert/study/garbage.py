@@ -93,7 +93,7 @@ def delete(folder: Path) -> tuple[Found, tuple[Garbage, ...]]:
     store = Store(folder.resolve())
     store.study()  # in any other folder no lock file is made
     if (store.folder / DAMAGED).is_symlink():  # what is deleted goes through it
-        raise FolderError(f"{str(folder / DAMAGED)!r} is a link, and only what is in the study's folder is deleted; put a folder there")
+        raise FolderError(f"{str(folder / DAMAGED)!r} is a link, and nothing outside is deleted; put a folder there")
     with store.lock(RUNS) as nobody_runs:
         if not nobody_runs:
             raise FolderError(f"{str(folder)!r}: a study is being run in it; repeat the command when it is done")

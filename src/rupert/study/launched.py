@@ -56,6 +56,8 @@ def launch(launcher: Launcher, work: Training, stage: StageFolder, progress: Pat
         UsageError: no such configuration, or not one for this machine.
         RunError: it had to stop.
     """
+    if isinstance(work, Harden):
+        launching.check_hardening(launcher.config)
     path = stage.path / HANDED_OVER
     write_json({"progress": str(progress), **_described(work)}, path)
     code = launching.launch_module(launcher.config, __name__, [str(path)], launcher.num_processes)

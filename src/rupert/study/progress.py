@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rupert.terminal import Listener, Progress
 
+
 def file_listener(path: Path) -> Listener:
     """A listener that leaves what it is told in a file, whole at any time; one process writes it.
 

@@ -11,12 +11,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rupert.errors import DiskFullError, RupertError, WorkerDied
+from rupert.errors import DiskFullError, FolderError, RupertError, WorkerDied
 from rupert.records import Metric, ResultRow, read_record
 from rupert.study.checking import check
 from rupert.study.executors import Executor
 from rupert.study.graph import UNATTACKED, Model, Node, graph
-from rupert.study.store import Store
+from rupert.study.store import RUNS, Store
 from rupert.study.study import Study, describe
 from rupert.study.task import Runtime, Task, task_for
 
@@ -35,7 +35,7 @@ METRICS = (
 )
 SCORE = "score/"  # how the names of fine-tuning scores begin
 RETRIES = 2  # of a stage whose process died
-OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 POLL = 0.5  # seconds until a stage that somebody else works on is looked at again
 
 
@@ -99,7 +99,10 @@ def run(
     check(study)
     store = Store(folder)
     store.open(describe(study))
-    yield from _Run(study, store, executor, runtime or Runtime(), board or Board()).cells()
+    with store.lock(RUNS, shared=True) as nothing_is_deleted:
+        if not nothing_is_deleted:
+            raise FolderError(f"--output-dir: `rupert gc` deletes in {str(folder)!r} just now; repeat the command")
+        yield from _Run(study, store, executor, runtime or Runtime(), board or Board()).cells()
 
 
 def result_rows(study: Study, cells: Sequence[Cell]) -> list[ResultRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -103,6 +104,11 @@ class Task:
     @property
     def _working(self) -> Path:
         return self.store.working(self.node.kind, self.identity)
+
+    @property
+    def _scratch(self) -> Path:
+        """Where weights come back, before they are put in their place."""
+        return self.store.working("restore", self.identity)
 
     def remember(self, error: BaseException) -> Path:
         """Leave what went wrong where the stage is worked on: its message, or of our own mistakes the traceback."""
@@ -217,7 +223,7 @@ class Task:
             return
         with self.store.lock(self.identity) as mine:
             if mine:
-                bring_back(replace(self).work, place, self.store.working("restore", self.identity))
+                bring_back(replace(self).work, place, self._scratch)
 
     def drop_weights(self) -> None:
         """Delete the weights of an attacked model, of which what was asked for is kept."""
@@ -230,6 +236,7 @@ class Task:
             if self.attacked == "delta":
                 keep_difference(Path(self.model.model), place)
             drop(place)
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def task_for(

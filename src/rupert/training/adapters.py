@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
-from rupert.errors import InvalidValue, UnknownName
+from rupert.errors import FolderError, InvalidValue, UnknownName
 from rupert.settings import check_positive, check_range, setting
 
 ALL_LINEAR = "all-linear"  # PEFT's name for every linear layer but the output head
@@ -91,6 +96,54 @@ def adapted(settings: Adapting, model: PreTrainedModel) -> Iterator[PreTrainedMo
             wrapped.unload()
         for parameter, was_trained in zip(model.parameters(), trained, strict=True):
             parameter.requires_grad_(was_trained)
+
+
+def save_adapter(model: PeftModel, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write a model's adapter as PEFT does; the same adapter gives the same bytes, wherever its model lies.
+
+    Args:
+        model: with an adapter that is not merged yet.
+        folder: made where it is missing.
+        weights: all weights of a model of which each process holds a part.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.peft_config[model.active_adapter].to_dict() | {"base_model_name_or_path": None}
+    ordered = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    (folder / CONFIG_NAME).write_text(json.dumps(ordered, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    adapter = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.items()}
+    (folder / SAFETENSORS_WEIGHTS_NAME).write_bytes(save(tensors, metadata={"format": "pt"}))
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Merge a saved adapter into the model that it was trained on, whose weights change in place.
+
+    On the CPU that gives the bits of the model that was merged when the training was done.
+
+    Args:
+        model: as it was before the training.
+        folder: what `save_adapter` wrote.
+
+    Raises:
+        FolderError: the adapter is missing or damaged.
+    """
+    if not (folder / CONFIG_NAME).exists() or not (folder / SAFETENSORS_WEIGHTS_NAME).exists():
+        raise FolderError(f"{str(folder)!r} holds no adapter; train it again")
+    try:
+        PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(":")
+        raise FolderError(f"{str(folder)!r} holds no adapter of this model ({reason}); train it again") from error
+    return model.requires_grad_()
+
+
+def base_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a model without its adapter, under their own names, of all weights of a model with one."""
+    return {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): weight
+        for name, weight in weights.items()
+        if ".lora_" not in name
+    }
 
 
 def check_targets(targets: Sequence[str], model: PreTrainedModel) -> None:

@@ -113,7 +113,9 @@ class ProgressBar(TrainerCallback):
         self._bar.update(done=state.global_step, total=state.max_steps)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Advance; every step is logged."""
+        """Advance; every step is logged, and at the end what all of them took."""
+        if "loss" not in kwargs["logs"]:
+            return
         rate = (state.num_input_tokens_seen - self._tokens_before) / (time.perf_counter() - self._started)
-        loss = kwargs["logs"].get("loss", math.nan)
-        self._bar.update(done=state.global_step, note=f"loss {loss:.3f}  {rate:,.0f} tokens/s")
+        note = f"loss {kwargs['logs']['loss']:.3f}  {rate:,.0f} tokens/s"
+        self._bar.update(done=state.global_step, note=note)

@@ -167,12 +167,8 @@ def add_differences(a: BatchLoss, b: BatchLoss, weight: float, *, epsilon: float
         central: shift in both directions.
     """
     c = cosine(a, b)
-    for batch, other in ((a, b), (b, a)):
-        ahead = _shifted_gradient(batch, other, c, epsilon)
-        behind = _shifted_gradient(batch, other, c, -epsilon) if central else batch.gradient
-        for there, here in zip(ahead, behind, strict=True):
-            there.sub_(here)
-        give(batch.parameters, ahead, weight / (batch.norm * epsilon * (2 if central else 1)))
+    for batch, other in ((a, b), (b, a)):  # each in a call of its own, with which its shifted gradient goes
+        _add_difference(batch, other, c, (epsilon, -epsilon) if central else (epsilon,), weight)
 
 
 def _loss(model: PreTrainedModel, states: AnswerStates, share: float) -> Tensor:
@@ -184,6 +180,15 @@ def _backward_twice(graph: Sequence[Tensor], vector: Sequence[Tensor], parameter
     pairs = [(part, direction) for part, direction in zip(graph, vector, strict=True) if part.requires_grad]
     parts, directions = zip(*pairs, strict=True)
     torch.autograd.backward(parts, directions, inputs=parameters)
+
+
+def _add_difference(batch: BatchLoss, other: BatchLoss, c: float, distances: Sequence[float], weight: float) -> None:
+    """Add one of the two Hessian's products, from the gradients at one distance or at two."""
+    ahead, *behind = [_shifted_gradient(batch, other, c, distance) for distance in distances]
+    for there, here in zip(ahead, behind[0] if behind else batch.gradient, strict=True):
+        there.sub_(here)
+    span = max(distances) - min((0.0, *distances))
+    give(batch.parameters, ahead, weight / (batch.norm * span))
 
 
 def _shifted_gradient(batch: BatchLoss, other: BatchLoss, c: float, distance: float) -> list[Tensor]:

@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from rupert.data.examples import Example
-from rupert.errors import InvalidValue
+from rupert.errors import InvalidValue, UsageError
 from rupert.models.loading import LoadedModel
 from rupert.settings import check_positive, setting
-from rupert.training.adapters import check_targets
+from rupert.training import processes
+from rupert.training.adapters import base_weights, check_targets, merge_adapter, save_adapter
 from rupert.training.callbacks import FiniteGradient, ProgressBar
 from rupert.training.settings import Scheduler, TrainingSettings
+from rupert.training.tracking import UNTRACKED, Tracking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +77,16 @@ def fine_tune(
     examples: Sequence[Example],
     title: str,
     callbacks: Sequence[TrainerCallback] = (),
+    *,
+    adapter_folder: Path | None = None,
+    tracking: Tracking = UNTRACKED,
 ) -> FineTuned:
     """Fine-tune on conversations, with the loss over the answers alone.
+
+    Every process of a launcher calls it with the same arguments. Together they take the steps that one process takes
+    whose batches have as many rows. Under FSDP2 a model all of whose weights are trained stays sharded, and
+    `processes.whole` gathers it. One with an adapter, and any under DeepSpeed, comes back whole in the main process and
+    without weights in the others.
 
     Args:
         settings: training settings.
@@ -81,8 +94,11 @@ def fine_tune(
         examples: conversations; the tokenizer's chat template makes their text.
         title: of the progress bar.
         callbacks: what else watches the training.
+        adapter_folder: where an adapter is kept, before it is merged; `merge_adapter` makes the model again from it.
+        tracking: who is told of every step.
 
     Raises:
+        UsageError: the launcher asks for the first version of FSDP.
         UnknownName: the model has no layer of that name for an adapter.
         NonFiniteError: the loss or the gradient is not finite; the weights are those before that step.
     """
@@ -91,19 +107,21 @@ def fine_tune(
     with tempfile.TemporaryDirectory(prefix="rupert-") as scratch:
         trainer = SFTTrainer(
             model=loaded.model,
-            args=_config(settings, loaded, Path(scratch)),
+            args=_config(settings, loaded, Path(scratch), tracking),
             train_dataset=Dataset.from_list([_conversation(example) for example in examples]),
             processing_class=loaded.tokenizer,
             peft_config=settings.adapter(),
             callbacks=list(callbacks),
         )
+        if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+            raise UsageError("fine-tuning is split by FSDP's second version; launch it with --fsdp_version 2")
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(FiniteGradient())
         progress = ProgressBar(title)
         trainer.add_callback(progress)
-        with progress.showing():
+        with progress.showing(), tracking.following(trainer):
             result = trainer.train()
-    model = trainer.model.merge_and_unload() if settings.lora else trainer.model
+        model = _outcome(trainer, adapter_folder, Path(scratch))
     model.eval()
     return FineTuned(
         LoadedModel(model, loaded.tokenizer),
@@ -113,7 +131,33 @@ def fine_tune(
     )
 
 
-def _config(settings: FineTuningSettings, loaded: LoadedModel, scratch: Path) -> SFTConfig:
+def _outcome(trainer: SFTTrainer, adapter_folder: Path | None, scratch: Path) -> PreTrainedModel:
+    """What was trained, an adapter kept and merged."""
+    model = trainer.model
+    if not isinstance(model, PeftModel) and not trainer.is_deepspeed_enabled:
+        return model
+    if trainer.is_deepspeed_enabled or processes.is_sharded(model):
+        return _gathered(trainer, adapter_folder or scratch)
+    if adapter_folder and processes.rank() == 0:
+        save_adapter(model, adapter_folder)
+    return model.merge_and_unload()
+
+
+def _gathered(trainer: SFTTrainer, folder: Path) -> PreTrainedModel:
+    """The whole model, of which each process holds a part; `folder` is where an adapter goes on its way."""
+    model = trainer.model
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}  # DeepSpeed gives the others nothing
+    unset_hf_deepspeed_config()  # under which Transformers would make the next model in parts
+    if not isinstance(model, PeftModel):
+        return processes.ordinary(model, weights)
+    base = processes.ordinary(model.get_base_model(), base_weights(weights))
+    if processes.rank() > 0:
+        return base
+    save_adapter(model, folder, weights)
+    return merge_adapter(base, folder)
+
+
+def _config(settings: FineTuningSettings, loaded: LoadedModel, scratch: Path, tracking: Tracking) -> SFTConfig:
     return SFTConfig(
         output_dir=str(scratch),
         max_steps=settings.max_steps,
@@ -122,9 +166,10 @@ def _config(settings: FineTuningSettings, loaded: LoadedModel, scratch: Path) ->
         max_length=settings.max_length,
         completion_only_loss=True,
         save_strategy="no",
-        use_cpu=loaded.device.type == "cpu",
+        use_cpu=processes.on_cpu(loaded.device),
         include_num_input_tokens_seen="non_padding",
         **settings.arguments(),
+        **tracking.arguments(),
     )
 
 

@@ -8,11 +8,12 @@ however unevenly they lie.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from accelerate import PartialState, init_empty_weights
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -73,6 +74,16 @@ def wait() -> None:
     total(0.0)
 
 
+def on_cpu(device: torch.device) -> bool:
+    """Whether a model that lies on `device` is trained on CPUs; one that is to be sharded may lie there before."""
+    return bool((PartialState().device if _together() else device).type == "cpu")
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 has divided a model's weights among the processes."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
 def whole(model: PreTrainedModel) -> PreTrainedModel:
     """The model with all of its weights, to be saved by the main process; every process has to call it.
 
@@ -80,16 +91,30 @@ def whole(model: PreTrainedModel) -> PreTrainedModel:
         `model` itself, unless it is sharded. Then, in the main process, an ordinary one on the CPU; in the others an
         ordinary one without weights.
     """
-    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+    if not is_sharded(model):
         return model
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return ordinary(
+        model, get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    )
+
+
+def ordinary(model: PreTrainedModel, weights: Mapping[str, Any]) -> PreTrainedModel:
+    """A model as `model` was before it was divided among the processes.
+
+    Args:
+        model: of which each process holds a part.
+        weights: all of its weights in the main process; those of the others do not count.
+
+    Returns:
+        one with the weights in the main process, and one without weights in the others.
+    """
     with init_empty_weights(include_buffers=False):
-        ordinary = AutoModelForCausalLM.from_config(model.config)
+        made = AutoModelForCausalLM.from_config(model.config)
     if rank() == 0:
-        ordinary.load_state_dict(weights, assign=True)
-        ordinary.tie_weights()
-    ordinary.generation_config = model.generation_config
-    return ordinary.eval()
+        made.load_state_dict(weights, assign=True)
+        made.tie_weights()
+    made.generation_config = model.generation_config
+    return made.eval()
 
 
 def _together() -> bool:

@@ -21,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from rupert.data.batches import Stream, encode_all
 from rupert.errors import UsageError
 from rupert.models.loading import LoadedModel, without_bars
+from rupert.models.saving import full_disk_named
 from rupert.training import processes
 from rupert.training.adapters import adapted
 from rupert.training.callbacks import FiniteGradient, Interruption, ProgressBar, StepMetrics, require_finite
@@ -170,7 +171,8 @@ def harden(
         trainer.remove_callback(PrinterCallback)
         for callback in (FiniteGradient(), interruption, progress, StepMetrics()):
             trainer.add_callback(callback)
-        with interruption.listening(), progress.showing(), without_bars(), tracking.following(trainer):
+        shown = tracking.following(trainer)
+        with interruption.listening(), progress.showing(), without_bars(), shown, full_disk_named(folder):
             trainer.train(resume_from_checkpoint=checkpoint)
         if interruption.requested:
             raise KeyboardInterrupt

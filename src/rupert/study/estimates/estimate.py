@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -18,12 +18,13 @@ from rupert.models import loading
 from rupert.models.loading import SPLIT
 from rupert.models.shape import ModelShape, shape_of
 from rupert.study.estimates.hardware import Hardware
-from rupert.study.estimates.memory import BYTES, Memory, Place, TrainingMemory, asking, trained_parameters
+from rupert.study.estimates.memory import BYTES, Memory, Place, Rows, TrainingMemory, asking, trained_parameters
 from rupert.study.estimates.requests import ANNOTATOR_TOKENS, TASKS, at_most, judge_tokens, judges_of
 from rupert.study.estimates.work import Speed
 from rupert.study.graph import Node
 from rupert.study.stage import SAVE_STEPS
 from rupert.study.study import Study
+from rupert.training.launching import SettingsT, spread
 from rupert.training.objective import Cost, Objective
 from rupert.training.settings import TrainingSettings
 
@@ -78,6 +79,10 @@ class Estimate:
     not_counted: tuple[str, ...] = ()
     refused: str = ""
 
+    def fits(self, hardware: Hardware) -> bool:
+        """Whether nothing refuses it, and its peak is within a device's memory."""
+        return not self.refused and self.memory.total <= hardware.usable
+
 
 def estimates(nodes: Iterable[Node], study: Study, shape: ModelShape, setup: Setup) -> dict[Node, Estimate]:
     """`estimate` of many stages, worked out once for those that differ only in what it does not depend on."""
@@ -85,8 +90,8 @@ def estimates(nodes: Iterable[Node], study: Study, shape: ModelShape, setup: Set
     found = {}
     for node in nodes:
         settings = node.settings
-        values = {name: value for name, value in vars(settings).items() if name not in FREE} if settings else {}
-        key = (type(settings), *values.items())
+        names = [field.name for field in fields(settings) if field.name not in FREE] if settings else []
+        key = (type(settings), *(getattr(settings, name) for name in names))
         if key not in known:
             known[key] = estimate(node, study, shape, setup)
         found[node] = known[key]
@@ -107,7 +112,8 @@ def estimate(node: Node, study: Study, shape: ModelShape, setup: Setup) -> Estim
     match node.settings:
         case None:
             weights = shape.parameters * BYTES[dtype]
-            return Estimate(seconds=0.0, memory=Memory(weights=weights), kept=weights)
+            held = setup.place(study, training=False).part(weights)
+            return Estimate(seconds=0.0, memory=Memory(weights=held), kept=weights)
         case FineTune():
             return _attack(node.settings, study, speed, setup)
         case FineTuningScore():
@@ -119,8 +125,10 @@ def estimate(node: Node, study: Study, shape: ModelShape, setup: Setup) -> Estim
 
 
 def _defense(settings: Objective, study: Study, speed: Speed, setup: Setup) -> Estimate:
+    place = setup.place(study, training=True)
+    settings, indivisible = _divided(settings, place.shards)
     assert isinstance(settings, TrainingSettings)
-    cost, place = settings.cost, setup.place(study, training=True)
+    cost = settings.cost
     memory = TrainingMemory(settings, speed.shape, speed.dtype, place).hardening(cost, settings.streams)
     whole = speed.shape.parameters * BYTES[speed.dtype]
     trained = trained_parameters(settings, speed.shape) * (4 if settings.lora else BYTES[speed.dtype])
@@ -132,8 +140,16 @@ def _defense(settings: Objective, study: Study, speed: Speed, setup: Setup) -> E
         memory=memory,
         kept=whole,
         working=checkpoints * (trained + states),
-        refused=_refused(cost, speed.dtype, setup),
+        refused=_refused(cost, speed.dtype, setup) or indivisible,
     )
+
+
+def _divided(settings: SettingsT, processes: int) -> tuple[SettingsT, str]:
+    """The settings of each of several processes, as a study divides the rows of a step; or why it cannot."""
+    try:
+        return spread(settings, processes), ""
+    except UsageError as error:
+        return settings, str(error)
 
 
 def _refused(cost: Cost, dtype: str, setup: Setup) -> str:
@@ -149,6 +165,7 @@ def _refused(cost: Cost, dtype: str, setup: Setup) -> str:
 
 def _attack(settings: FineTune, study: Study, speed: Speed, setup: Setup) -> Estimate:
     place = setup.place(study, training=True)
+    settings, indivisible = _divided(settings, place.shards)
     whole = speed.shape.parameters * BYTES[speed.dtype]
     adapter = trained_parameters(settings, speed.shape) * BYTES["float32"] if settings.lora else whole
     kept = {"drop": 0, "delta": adapter, "keep": whole}[study.attacked]
@@ -157,26 +174,20 @@ def _attack(settings: FineTune, study: Study, speed: Speed, setup: Setup) -> Est
         memory=TrainingMemory(settings, speed.shape, speed.dtype, place).fine_tuning(),
         kept=kept,
         working=whole - kept,
+        refused=indivisible,
     )
 
 
 def _score(task: FineTuningScore, study: Study, speed: Speed, setup: Setup) -> Estimate:
     place = setup.place(study, training=False)
     trained = TrainingMemory(task, speed.shape, speed.dtype, place).fine_tuning()
-    asked = asking(
-        speed.shape,
-        speed.dtype,
-        rows=task.per_device_eval_batch_size,
-        prompt=task.max_length,
-        new=task.max_new_tokens,
-        score=0,
-        choices=0,
-        place=place,
-    )
     rows = at_most(task.test, task.limit)
     answers = speed.answering(
         rows or 0, rows=task.per_device_eval_batch_size, prompt=task.max_length, new=task.max_new_tokens
     )
+    at_once = min(task.per_device_eval_batch_size, rows or task.per_device_eval_batch_size)
+    answered = Rows(at_once, task.max_length, task.max_new_tokens)
+    asked = asking(speed.shape, speed.dtype, place, answers=answered)
     is_paid = isinstance(task, Alpaca)
     return Estimate(
         seconds=speed.fine_tuning(task, task.num_examples) + 2 * answers,
@@ -188,18 +199,14 @@ def _score(task: FineTuningScore, study: Study, speed: Speed, setup: Setup) -> E
 
 
 def _chosen(node: Node, study: Study) -> Evaluation:
-    """The evaluation with nothing left to choose, and with as many pairs as the hardening has, if it measures any."""
-    evaluation: Evaluation = node.settings.for_model(is_potionworld=_is_potionworld(study))
+    """The evaluation with nothing left to choose."""
+    evaluation: Evaluation = node.settings.for_model(is_potionworld=_is_potionworld(study.model.model))
     return replace(evaluation, reference=study.model.model) if evaluation.reference == "" else evaluation
 
 
 @cache
-def _known_potionworld(model: str) -> bool:
+def _is_potionworld(model: str) -> bool:
     return loading.is_potionworld(loading.ModelSettings(model=model))
-
-
-def _is_potionworld(study: Study) -> bool:
-    return _known_potionworld(study.model.model)
 
 
 def _evaluation(evaluation: Evaluation, study: Study, speed: Speed, setup: Setup) -> Estimate:
@@ -214,7 +221,8 @@ def _evaluation(evaluation: Evaluation, study: Study, speed: Speed, setup: Setup
         reference = replace(speed, shape=found)
         seconds += reference.reading(2 * (requests or 0), MAX_LENGTH // 2 + evaluation.max_new_tokens)
         length = min(MAX_LENGTH, found.positions or MAX_LENGTH)
-        memories.append(_reading(found, speed.dtype, evaluation.batch_size, length, place))
+        at_once = min(evaluation.batch_size, requests or evaluation.batch_size)
+        memories.append(_reading(found, speed.dtype, at_once, length, place))
     for name, judge in judges_of(evaluation.judges).items():
         taken = _judge(judge, speed, requests or 0, evaluation.max_new_tokens, place)
         if isinstance(taken, str):
@@ -266,17 +274,23 @@ class _Asked:
 
     def memory(self, place: Place) -> Memory:
         """The peak of all that."""
+        evaluation, length = self._evaluation, self._length
         longest = max((task.longest for task in self._tasks.values()), default=0)
+        asked = max((task.asked(evaluation.limit) for task in self._tasks.values()), default=0)
+        prompt = max(1, length - evaluation.max_new_tokens)
         return asking(
             self._speed.shape,
             self._speed.dtype,
-            rows=self._evaluation.batch_size,
-            prompt=max(1, self._length - self._evaluation.max_new_tokens),
-            new=self._evaluation.max_new_tokens,
-            score=self._length,
-            choices=min(longest, self._speed.shape.positions or longest),
-            place=place,
+            place,
+            answers=Rows(evaluation.batch_size, prompt, evaluation.max_new_tokens),
+            scores=Rows(min(evaluation.batch_size, self._scored()), length),
+            choices=Rows(min(evaluation.batch_size, asked), min(longest, self._speed.shape.positions or longest)),
         )
+
+    def _scored(self) -> int:
+        """Rows whose log-probability is measured, at most."""
+        rows = at_most(self._evaluation.benign, self._evaluation.limit)
+        return self._evaluation.batch_size if rows is None else rows
 
 
 def _judge(judge: Judge, speed: Speed, requests: int, new: int, place: Place) -> Estimate | str:
@@ -301,4 +315,4 @@ def _judge(judge: Judge, speed: Speed, requests: int, new: int, place: Place) ->
 
 def _reading(shape: ModelShape, dtype: str, rows: int, length: int, place: Place) -> Memory:
     """The peak of a model that scores given texts."""
-    return asking(shape, dtype, rows=rows, prompt=length, new=0, score=length, choices=0, place=place)
+    return asking(shape, dtype, place, scores=Rows(rows, length))

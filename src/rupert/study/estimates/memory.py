@@ -28,7 +28,6 @@ LOGITS = 3  # numbers for each token and word of a cross entropy: logits, log-so
 TILE_TOKENS, TILE_WORDS = 4096, 32768  # of TRL's tiles of logits
 TILES = 9  # of that size at once, where there is no Triton kernel: on a CPU
 UNEVEN = 1.1  # layers are divided whole, and embedding and head make some devices' part larger
-UNLEARNING_LOGITS = 2**25  # of a chunk, see `rupert.training.unlearning`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +129,7 @@ class TrainingMemory:
         if cost.compact:
             phases.append(self._compact(cost, copies))
         if cost.graphs:
-            phases.append(self._twice(cost, copies))
+            phases += [self._twice(cost, copies), self._halfway(cost, copies)]
         return self._largest(*phases)
 
     def _compact(self, cost: Cost, copies: int) -> Memory:
@@ -138,24 +137,39 @@ class TrainingMemory:
         weight = SINGLE if cost.precise else self._weight
         one = replace(self._pass(), packed=True, weights=weight)
         words = one.tokens * self._shape.vocabulary * SINGLE
-        chunk = min(words, UNLEARNING_LOGITS * SINGLE) if cost.head_rows else 0
         # Hidden states are kept for the unlearning loss; float32 ones are those that the norms keep anyway.
         states = one.tokens * self._shape.layers * self._shape.width * (0 if weight == SINGLE else weight)
         return self._held(
             gradients=self._gradient(cost),
             activations=first_order(self._shape, one) + states,
-            logits=words + max(chunk, words),
+            logits=2 * words,  # that number, and logits at work
             copies=copies,
         )
 
     def _twice(self, cost: Cost, copies: int) -> Memory:
-        """The double backward pass: every graph, and three more matrices of the logits' size in the head's."""
+        """The double backward pass: every graph with its matrix of the logits' size, and two more of that size."""
         one = replace(self._pass(), packed=True)
         words = one.tokens * self._shape.vocabulary * self._weight
         return self._held(
             gradients=self._gradient() + 2 * self._head_gradient(),
             logits=(cost.graphs + 2) * words,
             second_order=cost.graphs * second_order(self._shape, one),
+            copies=copies,
+        )
+
+    def _halfway(self, cost: Cost, copies: int) -> Memory:
+        """The middle of a double backward pass: what the first backward pass left is gone.
+
+        Of each weight one of two parts of its gradient is there, and waits for the one of the forward pass; so do the
+        gradients of all that the forward pass left.
+        """
+        one = replace(self._pass(), packed=True)
+        words = one.tokens * self._shape.vocabulary * self._weight
+        others = (cost.graphs - 1) * second_order(self._shape, one)
+        return self._held(
+            gradients=2 * self._gradient() + 2 * self._head_gradient(),
+            logits=cost.graphs * words,
+            second_order=others + 2 * first_order(self._shape, one),
             copies=copies,
         )
 
@@ -247,35 +261,60 @@ class TrainingMemory:
 OPTIMIZER_STATES = {"adamw_torch": 2, "sgd": 0, "adafactor": 0}
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that a model is asked at once.
+
+    Attributes:
+        count: how many; 0 for none.
+        length: tokens of each.
+        new: tokens of each one's answer; 0 where none is made.
+    """
+
+    count: int
+    length: int
+    new: int = 0
+
+
+NO_ROWS = Rows(0, 0)
+
+
 def asking(
-    shape: ModelShape, dtype: str, *, rows: int, prompt: int, new: int, score: int, choices: int, place: Place
+    shape: ModelShape,
+    dtype: str,
+    place: Place,
+    *,
+    answers: Rows = NO_ROWS,
+    scores: Rows = NO_ROWS,
+    choices: Rows = NO_ROWS,
 ) -> Memory:
     """Answers, log-probabilities and tasks of lm-eval, whichever takes the most.
 
     Args:
         shape: of the model.
         dtype: of its weights.
-        rows: of one forward pass.
-        prompt: tokens of a request.
-        new: tokens of its answer; 0 where nothing is answered.
-        score: tokens of a row whose log-probability is measured; 0 for none.
-        choices: tokens of a task's question with a choice; 0 for none.
         place: what it runs on.
+        answers: requests that are answered.
+        scores: rows whose log-probability is measured.
+        choices: tasks' questions, each with a choice.
     """
     size = BYTES[dtype]
     weights = place.part(shape.parameters * size)
     words = shape.vocabulary * size
-    answered = min(rows, max(1, BATCH_TOKENS // (prompt + new)))
-    cache = place.part(2 * shape.layers * shape.keys * size * answered * (prompt + new))
+    whole = max(1, answers.length + answers.new)
+    answered = min(answers.count, max(1, BATCH_TOKENS // whole))
+    cache = place.part(2 * shape.layers * shape.keys * size * answered * whole)
     # In the forward pass over the prompts each layer's MLP is at work, and its half-made tensors go at once.
-    working = size * (4 * shape.width + 3 * shape.inner)
-    phases = [Memory(weights=weights)]
-    if new:
-        phases.append(Memory(weights=weights, activations=cache + answered * prompt * working, logits=answered * words))
-    if score:  # the logits of all, and one row's made float32 with their log-softmax
-        logits = rows * score * words + score * shape.vocabulary * 2 * SINGLE
-        phases.append(Memory(weights=weights, activations=score * shape.width * size * rows, logits=logits))
-    if choices:  # lm-eval makes the log-softmax of all logits at once
-        logits = 2 * rows * choices * words
-        phases.append(Memory(weights=weights, activations=choices * shape.width * size * rows, logits=logits))
+    working = answered * answers.length * size * (4 * shape.width + 3 * shape.inner)
+
+    def hidden(rows: Rows) -> int:
+        return rows.count * rows.length * shape.width * size
+
+    # The logits of all, and one row's made float32 with their log-softmax; lm-eval makes that of all at once.
+    one_row = scores.length * shape.vocabulary * 2 * SINGLE if scores.count else 0
+    phases = (
+        Memory(weights=weights, activations=cache + working, logits=answered * words),
+        Memory(weights=weights, activations=hidden(scores), logits=scores.count * scores.length * words + one_row),
+        Memory(weights=weights, activations=hidden(choices), logits=2 * choices.count * choices.length * words),
+    )
     return max(phases, key=lambda memory: memory.total)

@@ -46,6 +46,7 @@ class Plan:
         model: its name.
         parameters: of the model.
         setup: where it would run.
+        is_split: whether the layers of one process are divided over all devices.
         lines: its stages, in the order of the graph.
         seconds: of work of all stages.
         elapsed: from beginning to end, with as many stages at once as devices allow.
@@ -58,6 +59,7 @@ class Plan:
     model: str
     parameters: int
     setup: Setup
+    is_split: bool
     lines: tuple[Line, ...]
     seconds: float
     elapsed: float
@@ -79,13 +81,15 @@ def plan(study: Study, setup: Setup) -> Plan:
     groups: dict[tuple[str, str, Estimate], list[Node]] = {}
     for node, found in found_of.items():
         groups.setdefault((node.kind, _label(node), found), []).append(node)
-    at_once = 1 if setup.sharding != "none" or study.model.device == SPLIT else setup.gpus
+    is_split = study.model.device == SPLIT
+    at_once = 1 if setup.sharding != "none" or is_split else setup.gpus
     kept = sum(found.kept for found in found_of.values())
     working = sorted((found.working for found in found_of.values()), reverse=True)
     return Plan(
         model=study.model.model,
         parameters=shape.parameters,
         setup=setup,
+        is_split=is_split,
         lines=tuple(_line(members, found, study, shape, setup) for (_, _, found), members in groups.items()),
         seconds=sum(found.seconds for found in found_of.values()),
         elapsed=_elapsed(nodes, found_of, at_once),
@@ -98,7 +102,7 @@ def plan(study: Study, setup: Setup) -> Plan:
 
 def _line(members: Sequence[Node], found: Estimate, study: Study, shape: ModelShape, setup: Setup) -> Line:
     node = members[0]
-    fits = not found.refused and found.memory.total <= setup.hardware.usable
+    fits = found.fits(setup.hardware)
     return Line(
         kind=node.kind,
         label=_label(node),

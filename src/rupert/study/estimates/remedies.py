@@ -52,6 +52,10 @@ class Trial:
         words = (*self.words, *words, f"--gpus {gpus}")
         return replace(self, words=words, setup=replace(self.setup, gpus=gpus, **setup))
 
+    def fits(self, shape: ModelShape) -> bool:
+        """Whether it could run."""
+        return estimate(self.node, self.study, shape, self.setup).fits(self.setup.hardware)
+
 
 Change = Callable[[Trial], Iterator[Trial]]
 
@@ -59,20 +63,20 @@ Change = Callable[[Trial], Iterator[Trial]]
 def remedies(node: Node, study: Study, shape: ModelShape, setup: Setup) -> tuple[str, ...]:
     """The least changes by which a stage would fit on as many devices, and on more; none where none does."""
     start = Trial((), node, study, setup)
-    found = (_first(start, shape, ONE_DEVICE), _first(start, shape, (*ONE_DEVICE, _split, _sharded), more=True))
-    return tuple(" ".join(trial.words) for trial in found if trial)
+    here = _first(start, shape, (_split_here, *SETTINGS, _sharded_here))
+    if here and setup.gpus > 1:
+        return (" ".join(here.words),)
+    more = _first(start, shape, (_split, _sharded, *SETTINGS), needed=frozenset({_split, _sharded}))
+    return tuple(" ".join(trial.words) for trial in (here, more) if trial)
 
 
-def _first(start: Trial, shape: ModelShape, changes: tuple[Change, ...], *, more: bool = False) -> Trial | None:
-    """The first of single changes, then of two and three together, that fits."""
-    for count in range(1, MOST + 1):
-        for chosen in combinations(changes, count):
-            if more and not {_split, _sharded} & set(chosen):
-                continue
-            for trial in _together(start, chosen):
-                if fits(trial, shape):
-                    return trial
-    return None
+def _first(
+    start: Trial, shape: ModelShape, changes: tuple[Change, ...], needed: frozenset[Change] = frozenset()
+) -> Trial | None:
+    """The first of single changes, then of two and three together, that fits; with one of those needed, if any are."""
+    chosen = (some for count in range(1, MOST + 1) for some in combinations(changes, count))
+    trials = (trial for some in chosen if not needed or needed & set(some) for trial in _together(start, some))
+    return next((trial for trial in trials if trial.fits(shape)), None)
 
 
 def _together(start: Trial, changes: tuple[Change, ...]) -> Iterator[Trial]:
@@ -84,12 +88,6 @@ def _together(start: Trial, changes: tuple[Change, ...]) -> Iterator[Trial]:
             yield from _together(trial, changes[1:])
     except UsageError:  # settings that exclude each other
         return
-
-
-def fits(trial: Trial, shape: ModelShape) -> bool:
-    """Whether nothing refuses a stage, and its peak is within the device's memory."""
-    found = estimate(trial.node, trial.study, shape, trial.setup)
-    return not found.refused and found.memory.total <= trial.setup.hardware.usable
 
 
 def _fewer_rows(trial: Trial) -> Iterator[Trial]:
@@ -133,27 +131,47 @@ def _adapter(trial: Trial) -> Iterator[Trial]:
         yield trial.told(lora=True)
 
 
+def _split_here(trial: Trial) -> Iterator[Trial]:
+    """The layers of one process over the devices that there are: what is computed stays the same."""
+    if trial.setup.gpus > 1 and trial.study.model.device != SPLIT and trial.setup.sharding == "none":
+        yield trial.loaded(device=SPLIT)
+
+
 def _split(trial: Trial) -> Iterator[Trial]:
-    """The layers of one process over several devices: what is computed stays the same."""
+    """The same over more devices."""
     for gpus in DEVICES:
         if gpus > trial.setup.gpus and trial.study.model.device != SPLIT and trial.setup.sharding == "none":
             yield trial.loaded(device=SPLIT).on(gpus)
 
 
+def _sharded_here(trial: Trial) -> Iterator[Trial]:
+    """FSDP2 over the devices that there are."""
+    if trial.setup.gpus > 1 and trial.setup.sharding == "none":
+        for able in _shardable(trial):
+            words = (*able.words, "--sharding fsdp2")
+            yield replace(able, words=words, setup=replace(able.setup, sharding="fsdp2"))
+
+
 def _sharded(trial: Trial) -> Iterator[Trial]:
-    """FSDP2, with what it asks of SEAM: differences, of float32 weights."""
+    """The same over more devices."""
+    for able in _shardable(trial):
+        for gpus in DEVICES:
+            if gpus > trial.setup.gpus:
+                yield able.on(gpus, "--sharding fsdp2", sharding="fsdp2")
+
+
+def _shardable(trial: Trial) -> Iterator[Trial]:
+    """A training, with what FSDP2 asks of SEAM: differences, of float32 weights."""
     if not isinstance(trial.node.settings, TrainingSettings) or trial.node.kind == "score":
         return
     if isinstance(trial.node.settings, SEAM):
         trial = next(_differences(trial), trial)
         trial = trial if trial.study.model.dtype == "float32" else trial.loaded(dtype="float32")
-    for gpus in DEVICES:
-        if gpus >= trial.setup.gpus:
-            yield trial.on(gpus, "--sharding fsdp2", sharding="fsdp2")
+    yield trial
 
 
 # What changes the numbers least comes first.
-ONE_DEVICE: tuple[Change, ...] = (
+SETTINGS: tuple[Change, ...] = (
     _fewer_rows,
     _checkpointing,
     _half_weights,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from rupert.data import sources
 from rupert.data.examples import Example, fingerprint
-from rupert.evaluation import judging
+from rupert.evaluation import comparison, judging
 from rupert.evaluation.coherence.reference import weigh
 from rupert.evaluation.comparison import OUTCOMES_FILE, read_outcomes, write_outcomes
 from rupert.evaluation.judges import parse_judges
@@ -81,8 +81,8 @@ class Evaluate:
         return self.chosen.prepare()
 
     def damage(self, folder: Path) -> str:
-        """What is wrong with answers and verdicts."""
-        return judging.damage(folder)
+        """What is wrong with answers, verdicts and outcomes."""
+        return judging.damage(folder) or comparison.damage(folder)
 
     def run(self, stage: StageFolder) -> Record:
         """Measure what is not measured yet; the sound answers of an interrupted run or a damaged file are kept."""

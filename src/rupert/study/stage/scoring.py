@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from rupert.data import sources
 from rupert.data.examples import Example, fingerprint
+from rupert.evaluation import comparison
 from rupert.evaluation.comparison import OUTCOMES_FILE, write_outcomes
 from rupert.evaluation.fine_tuning_score import TASKS, FineTuningScore
 from rupert.folders import StageFolder
@@ -44,7 +45,7 @@ class Score:
 
     def damage(self, folder: Path) -> str:
         """What is wrong with the answers' marks."""
-        return "" if (folder / OUTCOMES_FILE).exists() else f"{OUTCOMES_FILE} is missing"
+        return comparison.damage(folder)
 
     def run(self, stage: StageFolder) -> Record:
         """Answer, fine-tune, answer again."""

@@ -144,11 +144,16 @@ def do(work: Work, folder: Path, *, resume: bool = False) -> Record:
 
 
 def _claim_together(request: Request, folder: Path, *, resume: bool) -> StageFolder:
-    """Claim a folder in the main process; the others, where there are some, find it claimed."""
+    """Claim a folder in the main process; the others, where there are some, find it claimed, or stop with it."""
+    stage, refused = None, None
     if processes.rank() == 0:
-        stage = request.claim(folder, resume=resume)
-    processes.wait()
-    return stage if processes.rank() == 0 else request.claim(folder, resume=True)
+        try:
+            stage = request.claim(folder, resume=resume)
+        except FolderError as error:
+            refused = error
+    if processes.total(float(refused is not None)) > 0:
+        raise refused or FolderError(f"--output-dir: {str(folder)!r} is refused; the main process says why")
+    return stage or request.claim(folder, resume=True)
 
 
 def request_of(

@@ -1,0 +1,135 @@
+"""Peak memory of stages: what `rupert plan` predicts, and what is measured, each in a fresh process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from memory_cases import ALLOCATION, Case, measure
+from rich.console import Console
+from rich.table import Table
+
+from rupert.attacks import FineTune
+from rupert.evaluation.suite import Evaluation
+from rupert.models.loading import ModelSettings
+from rupert.models.shape import shape_of
+from rupert.records import environment, write_json
+from rupert.study.estimates import Setup, device, estimate
+from rupert.study.estimates.memory import Memory
+from rupert.study.graph import graph
+from rupert.study.study import Study
+
+TOLERANCE = 0.25
+MIB = 2**20
+FEW = {"unlearning_layers": 2}  # of SEAM's heads, which take time and no memory that lasts
+ONE = {"unlearning_layers": 1}
+DIFFERENCES = {**FEW, "gradient": "hessian_free"}
+SOME = {"limit": 8, "max_new_tokens": 8}
+CASES = (
+    Case(name="attack, AdamW", kind="attack", rows=2, length=64),
+    Case(name="attack, AdamW", kind="attack", rows=4, length=128),
+    Case(name="attack, LoRA", kind="attack", rows=2, length=64, settings={"lora": True}),
+    Case(name="attack, LoRA", kind="attack", rows=4, length=128, settings={"lora": True}),
+    Case(name="SDD", kind="sdd", rows=2, length=64, settings={"pairs": "pairs"}),
+    Case(name="SDD", kind="sdd", rows=4, length=128, settings={"pairs": "pairs"}),
+    Case(name="SEAM, exact", kind="seam", rows=1, length=64, settings=FEW),
+    Case(name="SEAM, exact", kind="seam", rows=2, length=64, settings=FEW),
+    Case(name="SEAM, hessian_free", kind="seam", rows=1, length=64, settings=DIFFERENCES),
+    Case(name="SEAM, hessian_free", kind="seam", rows=2, length=96, settings=DIFFERENCES),
+    Case(name="attack, bfloat16 weights", kind="attack", rows=2, length=64, dtype="bfloat16"),
+    Case(name="SEAM, exact, bfloat16 weights", kind="seam", rows=1, length=64, settings=ONE, dtype="bfloat16"),
+    Case(name="evaluation", kind="evaluate", rows=8, length=128, settings=SOME),
+    Case(name="evaluation", kind="evaluate", rows=16, length=256, settings=SOME),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One case: peaks in bytes, and how long it took to measure."""
+
+    case: Case
+    predicted: Memory
+    measured: int
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """What was predicted over what was measured."""
+        return self.predicted.total / self.measured
+
+
+def main() -> None:
+    """Run the cases, print the table, and exit with 1 where a prediction is out by more than it may be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--only", default="", help="cases whose name begins so")
+    parser.add_argument("--json", type=Path, help="also write the outcome to this file")
+    arguments = parser.parse_args()
+    os.environ |= ALLOCATION  # read by the C library when a process begins
+    cases = [case for case in CASES if case.name.startswith(arguments.only)]
+    if not cases:
+        parser.error(
+            f"--only: no case begins with {arguments.only!r}; there are {', '.join(sorted({c.name for c in CASES}))}"
+        )
+    results = []
+    for case in cases:
+        results.append(_result(case, arguments.model, arguments.device))
+        print(f"{case.name} {case.rows} x {case.length}: {results[-1].ratio:.2f}", file=sys.stderr)
+    Console().print(_table(results, arguments.model, arguments.device))
+    if arguments.json:
+        rows = [{**asdict(result), "ratio": result.ratio} for result in results]
+        write_json({"model": arguments.model, "results": rows, "environment": environment()}, arguments.json)
+    missed = [result for result in results if abs(result.ratio - 1) > TOLERANCE]
+    print(f"{'MISSED' if missed else 'met   '} within {TOLERANCE:.0%}: all but {len(missed)} of {len(results)}")
+    raise SystemExit(int(bool(missed)))
+
+
+def _result(case: Case, model: str, where: str) -> Result:
+    started = time.perf_counter()
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        measured = pool.submit(measure, case, model, where).result()
+    return Result(case=case, predicted=predict(case, model), measured=measured, seconds=time.perf_counter() - started)
+
+
+def predict(case: Case, model: str) -> Memory:
+    """What `rupert plan` says of the stage, on this machine."""
+    method = case.method()
+    study = Study(
+        name="memory",
+        model=ModelSettings(model=model, dtype=case.dtype),
+        seeds=(0,),
+        defenses={"none": None} if case.kind in ("attack", "evaluate") else {"defense": method},
+        attacks={"attack": method} if isinstance(method, FineTune) else {},
+        evaluation=method if isinstance(method, Evaluation) else Evaluation(),
+    )
+    kind = case.kind if case.kind in ("attack", "evaluate") else "defend"
+    node = next(node for node in graph(study).nodes if node.kind == kind)
+    return estimate(node, study, shape_of(model), Setup(hardware=device(""))).memory
+
+
+def _table(results: list[Result], model: str, where: str) -> Table:
+    table = Table(title=f"peak memory in MiB: {model}, {where}")
+    for name in ("case", "rows", "tokens", "predicted", "measured", "ratio", "seconds"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    for result in results:
+        table.add_row(
+            result.case.name,
+            str(result.case.rows),
+            str(result.case.length),
+            f"{result.predicted.total / MIB:,.0f}",
+            f"{result.measured / MIB:,.0f}",
+            f"{result.ratio:.2f}",
+            f"{result.seconds:.0f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()
