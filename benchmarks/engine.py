@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/engine.py
 
-One process with one thread does the study, then two worker processes, then two Ray workers; each in a new folder, each
-start of workers and their imports counted. The engine's share of the first is all its time that is not spent in a stage.
+One process with one thread does the study, then two worker processes, then two Ray workers; each in a new folder, the
+start of workers and their imports counted. The engine's share of the first is all time that is not spent in a stage.
 """
 
 from __future__ import annotations

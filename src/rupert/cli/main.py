@@ -130,7 +130,7 @@ def quieten_libraries() -> None:
 def _place_problem(error: OSError) -> RupertError | None:
     """What to say of an error that is the disk's or the folder's rather than ours."""
     place = f" {error.filename!r}" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"no space left on the disk{place and f' for{place}'}; free some and repeat the command")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UsageError(f"no permission for{place or ' a file'}; name another place or change its permissions")

@@ -19,7 +19,7 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json")  # a large model's weigh
 # Configuration and tokenizer beside the weights, generously.
 OVERHEAD_BYTES = 32 * 2**20
 SHORT_WRITE = "] . unexpected pos "  # what PyTorch says when it could write a part only
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 # What Transformers would write into a tokenizer's configuration of how this process came by it.
 HOW_FOUND = ("is_local", "local_files_only")
 
@@ -58,7 +58,7 @@ def full_disk_named(folder: Path) -> Iterator[None]:
 
 
 def _is_full_disk(error: OSError | RuntimeError | SafetensorError) -> bool:
-    """Whether the system found no space; of its number, safetensors' errors keep only the text, and PyTorch's nothing."""
+    """Whether the system found no space; safetensors' errors have its number in their text, PyTorch's nowhere."""
     is_numbered = any(getattr(error, "errno", None) == code or f"(os error {code})" in str(error) for code in FULL_DISK)
     return is_numbered or SHORT_WRITE in str(error)
 

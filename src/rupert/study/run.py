@@ -35,7 +35,7 @@ METRICS = (
 )
 SCORE = "score/"  # how the names of fine-tuning scores begin
 RETRIES = 2  # of a stage whose process died
-OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 POLL = 0.5  # seconds until a stage that somebody else works on is looked at again
 
 

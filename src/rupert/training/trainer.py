@@ -166,13 +166,12 @@ def harden(
     )
     checkpoint = newest_checkpoint(folder) if resume else None
     interruption, progress = Interruption(), ProgressBar(title)
-    with adapted(objective, loaded.model) as model:
+    with full_disk_named(folder), adapted(objective, loaded.model) as model:
         trainer = HardeningTrainer(model, partial(objective.start, loaded.model), streams, args=arguments)
         trainer.remove_callback(PrinterCallback)
         for callback in (FiniteGradient(), interruption, progress, StepMetrics()):
             trainer.add_callback(callback)
-        shown = tracking.following(trainer)
-        with interruption.listening(), progress.showing(), without_bars(), shown, full_disk_named(folder):
+        with interruption.listening(), progress.showing(), without_bars(), tracking.following(trainer):
             trainer.train(resume_from_checkpoint=checkpoint)
         if interruption.requested:
             raise KeyboardInterrupt

@@ -86,11 +86,11 @@ def test_rows_that_cannot_be_divided_over_the_devices_are_refused_as_a_run_would
     assert "4 rows a step, which 8 processes cannot divide" in line(found, "attack", "fine_tune").estimate.refused
 
 
-def test_devices_share_the_rows_of_a_step(recipe: str = "sdd-table-llama2-7b-chat") -> None:
+def test_devices_share_the_rows_of_a_step() -> None:
     whole, half = (
-        line(planned(recipe, setup=replace(A100, gpus=gpus, sharding="fsdp2")), "defend", "sdd").estimate
-        for gpus in (2, 4)
+        planned("sdd-table-llama2-7b-chat", setup=replace(A100, gpus=gpus, sharding="fsdp2")) for gpus in (2, 4)
     )
+    whole, half = (line(found, "defend", "sdd").estimate for found in (whole, half))
     assert half.seconds == pytest.approx(whole.seconds / 2)
 
 
