@@ -13,7 +13,7 @@ from rupert.evaluation.coherence.calibration import Calibration, write_calibrati
 from rupert.evaluation.coherence.kinds import Thresholds
 from rupert.evaluation.coherence.signals import Signals, write_signals
 from rupert.evaluation.judges import Answer, Oracle, RefusalWords, Verdict
-from rupert.evaluation.judging import Judged, is_of_judges, is_whole, judge, read_judged, with_refusals
+from rupert.evaluation.judging import Judged, damage, is_of_judges, judge, read_judged, with_refusals
 from rupert.evaluation.outcomes import Outcome
 from rupert.evaluation.rows import write_rows
 from rupert.evaluation.statistics import wilson
@@ -101,15 +101,15 @@ def test_judging_again_replaces_a_judges_verdicts(folder: Path) -> None:
 
 
 def test_what_is_missing_or_damaged_is_found(folder: Path) -> None:
-    assert not is_whole(folder)
+    assert "holds no verdicts" in damage(folder)
     with pytest.raises(FolderError, match="holds no verdicts; run `rupert eval` first"):
         read_judged(folder)
     judge(folder, {"oracle": Oracle()})
-    assert is_whole(folder)
+    assert not damage(folder)
     answers = folder / "answers.jsonl"
     content = answers.read_bytes()
     answers.write_bytes(content[:-20])
-    assert not is_whole(folder)
+    assert "answers" in damage(folder)
     answers.write_bytes(content.replace(b"c d", b"c e"))
     with pytest.raises(DataError, match="its verdicts are of other answers"):
         read_judged(folder)
