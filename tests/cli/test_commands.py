@@ -34,8 +34,9 @@ def test_the_whole_line_by_hand(tmp_path: Path, own_file: Path, capsys: pytest.C
     assert main(["defend", "sdd", "--model", "potionworld", "--pairs", pairs, "--output-dir", defended, *TINY_SDD]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == defended
     attack = ["attack", "fine_tune", "--model", defended, "--data", source, "--lora", "--output-dir", attacked]
-    assert main([*attack, *TINY_ATTACK]) == 0
+    assert main([*attack, *TINY_ATTACK, "--report-to", "tensorboard"]) == 0
     assert "2 steps" in capsys.readouterr().out
+    assert list(Path(attacked, "tracking").glob("events.*"))
     assert main(["eval", "--model", attacked, "--limit", "6", "--json", "--output-dir", measured]) == 0
     metrics = {metric["name"]: metric for metric in json.loads(capsys.readouterr().out)}
     assert metrics["logp_paired"]["n"] == 4
@@ -49,6 +50,10 @@ def test_the_whole_line_by_hand(tmp_path: Path, own_file: Path, capsys: pytest.C
     [
         ("defend sd --model potionworld", "did you mean 'sdd'?"),
         ("defend sdd --model potionwordl", "--model: 'potionwordl' is unknown; did you mean 'potionworld'?"),
+        (
+            "attack fine_tune --model potionworld --data potionworld:attacker --report-to tensorbord",
+            "report_to: 'tensorbord' is unknown; did you mean 'tensorboard'?",
+        ),
         ("defend sdd", "--model is missing; name potionworld, smollm2, a folder, or a model on the Hub"),
         (
             "defend sdd --model potionworld --learning-rat 1",

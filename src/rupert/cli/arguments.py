@@ -9,10 +9,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from rupert.errors import UnknownName, UsageError
 from rupert.settings import SettingField, convert_all, fields_of, read_yaml, required_type
+
+if TYPE_CHECKING:
+    from rupert.training.tracking import Tracking
 
 T = TypeVar("T")
 
@@ -179,6 +182,19 @@ def add_stage(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument("--config", help="YAML file, or name of a recipe, with settings")
     parser.add_argument("--resume", action="store_true", help="go on with what an interrupted run left there")
     parser.set_defaults(to_go_on="repeat the command with --resume to go on from here")
+
+
+def add_tracking(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` the flag that names trackers."""
+    text = "tell them of every step of a training: tensorboard, wandb, trackio, mlflow"
+    parser.add_argument("--report-to", nargs="+", default=[], metavar="TRACKER", help=text)
+
+
+def tracking(arguments: argparse.Namespace) -> Tracking:
+    """The trackers that a command was given; the run is called as its folder is."""
+    from rupert.training.tracking import Tracking
+
+    return Tracking(report_to=tuple(divided(arguments.report_to)), run_name=arguments.output_dir.name)
 
 
 def add_launching(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rupert.attacks import ATTACKS
-from rupert.cli.arguments import add_launching, add_methods, collect, config_path, launched
+from rupert.cli.arguments import add_launching, add_methods, add_tracking, collect, config_path, launched, tracking
 from rupert.models.loading import ModelSettings
 from rupert.study import stage
 from rupert.training import processes
@@ -15,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The command's arguments: an attack, and its settings."""
     for command in add_methods(parser, ATTACKS, ModelSettings, "the attacked model"):
         add_launching(command)
+        add_tracking(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     code = launched(arguments, "attack")
     if code is not None:
         return code
-    record = stage.attack(attack, model, arguments.output_dir, resume=arguments.resume)
+    record = stage.attack(attack, model, arguments.output_dir, tracking=tracking(arguments), resume=arguments.resume)
     if processes.rank() > 0:
         return 0
     report = record.report

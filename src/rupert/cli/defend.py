@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rupert.cli.arguments import add_launching, add_methods, collect, config_path, launched
+from rupert.cli.arguments import add_launching, add_methods, add_tracking, collect, config_path, launched, tracking
 from rupert.defenses import DEFENSES
 from rupert.models.loading import ModelSettings
 from rupert.study import stage
@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "--save-steps", type=int, default=stage.SAVE_STEPS, help="steps between checkpoints (default: %(default)s)"
         )
         add_launching(command)
+        add_tracking(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,7 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     if code is not None:
         return code
     record = stage.defend(
-        defense, model, arguments.output_dir, save_steps=arguments.save_steps, resume=arguments.resume
+        defense,
+        model,
+        arguments.output_dir,
+        save_steps=arguments.save_steps,
+        tracking=tracking(arguments),
+        resume=arguments.resume,
     )
     if processes.rank() > 0:
         return 0

@@ -42,6 +42,7 @@ COMMANDS = {
     "validate": Command("rupert.cli.validate", "find every mistake in a study, and say what it is"),
     "plan": Command("rupert.cli.plan", "say what a study takes before it is run: time, memory, disk, judge tokens"),
     "run": Command("rupert.cli.run", "run a study: a grid of defenses and attacks, measured, on one page"),
+    "verify": Command("rupert.cli.verify", "hold what a paper claims of a defense against what comes out here"),
     "status": Command("rupert.cli.status", "show how far a study is, and what stopped it"),
     "gc": Command("rupert.cli.gc", "find what a study's folder holds and the study does not need, and delete it"),
     "diff": Command("rupert.cli.diff", "show where two studies or two stages differ, in settings and in numbers"),

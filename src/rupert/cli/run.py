@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rupert.cli.arguments import Parser, add_launching, add_study, divided
+from rupert.cli.arguments import Parser, add_launching, add_study, add_tracking, divided
 from rupert.cli.live import watching
 from rupert.errors import UsageError
 from rupert.records import ResultRow, environment
@@ -27,7 +27,6 @@ from rupert.study.run import Board, Cell, result_rows
 from rupert.study.run import run as run_study
 from rupert.study.study import Study, describe
 from rupert.study.task import Runtime
-from rupert.training.tracking import TRACKERS
 
 REPORT = "report.html"
 WRITTEN_EVERY = 30.0  # seconds between the results of a study that still runs
@@ -50,7 +49,7 @@ def add_running(parser: Parser) -> None:
         "--gpus-per-stage", type=float, default=1.0, help="0.5: two stages share one (default: %(default)s)"
     )
     parser.add_argument("--ray-address", default="", help="of a Ray cluster, or auto (default: start a local one)")
-    parser.add_argument("--report-to", nargs="+", default=[], metavar="TRACKER", help=f"of {', '.join(TRACKERS)}")
+    add_tracking(parser)
     add_launching(parser)
     parser.set_defaults(to_go_on="repeat the command to go on from here")
 

@@ -21,7 +21,7 @@ from rupert.models.loading import ModelSettings
 from rupert.records import write_json, write_text
 from rupert.settings import as_mapping, parse
 from rupert.study.progress import file_listener
-from rupert.study.stage import Attack, Harden, Training, do
+from rupert.study.stage import SAVE_STEPS, Attack, Harden, Training, do
 from rupert.terminal import listening
 from rupert.training import launching, processes
 from rupert.training.tracking import Tracking
@@ -77,6 +77,7 @@ def _described(work: Training) -> dict[str, Any]:
         "model": as_mapping(work.model),
         "tracking": {**asdict(work.tracking), "folder": None},
         "keep_adapter": getattr(work, "keep_adapter", False),
+        "save_steps": getattr(work, "save_steps", SAVE_STEPS),
     }
 
 
@@ -86,7 +87,8 @@ def _restored(described: Mapping[str, Any]) -> Training:
     tracking = Tracking(report_to=tuple(told["report_to"]), run_name=told["run_name"], project=told["project"])
     shared: dict[str, Any] = {"model": model, "tracking": tracking, "spread_over": processes.count()}
     if described["kind"] == Harden.__name__:
-        return Harden(settings=parse(DEFENSES[described["method"]], described["settings"]), **shared)
+        defense = parse(DEFENSES[described["method"]], described["settings"])
+        return Harden(settings=defense, save_steps=described["save_steps"], **shared)
     settings = parse(ATTACKS[described["method"]], described["settings"])
     return Attack(settings=settings, keep_adapter=described["keep_adapter"], **shared)
 

@@ -90,7 +90,14 @@ class Attack:
         return read_record(folder)
 
 
-def attack(settings: FineTune, model: ModelSettings, folder: Path, *, resume: bool = False) -> Record:
+def attack(
+    settings: FineTune,
+    model: ModelSettings,
+    folder: Path,
+    *,
+    tracking: Tracking = UNTRACKED,
+    resume: bool = False,
+) -> Record:
     """Attack a model and save what comes out; an interrupted attack starts again.
 
     Every process of a launcher calls it with the same arguments; the main one writes.
@@ -99,10 +106,11 @@ def attack(settings: FineTune, model: ModelSettings, folder: Path, *, resume: bo
         settings: an instance of one of `ATTACKS`.
         model: what to attack.
         folder: new, empty, or of the same request.
+        tracking: who is told of every step; its own files go into the folder.
         resume: do again what an interrupted run left unfinished.
 
     Raises:
         UsageError: something that is asked for cannot be.
         NonFiniteError: the loss or the gradient is not finite.
     """
-    return do(Attack(settings=settings, model=model), folder, resume=resume)
+    return do(Attack(settings=settings, model=model, tracking=tracking), folder, resume=resume)

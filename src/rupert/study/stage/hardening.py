@@ -135,7 +135,13 @@ class Keep:
 
 
 def defend(
-    defense: Objective, model: ModelSettings, folder: Path, *, save_steps: int = SAVE_STEPS, resume: bool = False
+    defense: Objective,
+    model: ModelSettings,
+    folder: Path,
+    *,
+    save_steps: int = SAVE_STEPS,
+    tracking: Tracking = UNTRACKED,
+    resume: bool = False,
 ) -> Record:
     """Harden a model and save it with its record, and with the examples that it was hardened on.
 
@@ -146,13 +152,15 @@ def defend(
         model: what to harden.
         folder: new, empty, or of the same request.
         save_steps: steps between checkpoints, which a run that is resumed goes on from.
+        tracking: who is told of every step; its own files go into the folder.
         resume: go on from what an interrupted run left.
 
     Raises:
         UsageError: something that is asked for cannot be.
         NonFiniteError: the loss or the gradient is not finite.
     """
-    return do(Harden(settings=defense, model=model, save_steps=save_steps), folder, resume=resume)
+    work = Harden(settings=defense, model=model, save_steps=save_steps, tracking=tracking)
+    return do(work, folder, resume=resume)
 
 
 def keep(model: ModelSettings, folder: Path) -> Record:
