@@ -46,8 +46,9 @@ GRIDS = {
 
 def pinned(defense: Any) -> Any:
     """With a commit for the one dataset that has none, which only the user can trust one of."""
-    unpinned = ("harmful", "alignment") if isinstance(defense, SEAM) else ()
-    named = {field: getattr(defense, field).replace("-refusals:", f"-refusals@{'0' * 40}:") for field in unpinned}
+    given = {field.name: getattr(defense, field.name) for field in dataclasses.fields(defense)}
+    unpinned = {name: spec for name, spec in given.items() if isinstance(spec, str) and "-refusals:" in spec}
+    named = {name: spec.replace("-refusals:", f"-refusals@{'0' * 40}:") for name, spec in unpinned.items()}
     return dataclasses.replace(defense, **named)
 
 
@@ -167,13 +168,15 @@ def test_the_demo_is_the_grid_that_the_readme_shows() -> None:
     assert study.attacks["benign"].data == "potionworld:benign"
 
 
-def test_the_papers_recipes_are_the_defaults() -> None:
-    published = parse(SDD, read_yaml(find_recipe("sdd-paper")))
-    assert published == SDD()
-    assert parse(SDD, read_yaml(find_recipe("sdd-reject-paper"))) == dataclasses.replace(
-        published, reject_prefix=REJECTION
-    )
-    assert parse(SEAM, read_yaml(find_recipe("seam-paper"))) == SEAM()
+@pytest.mark.parametrize("name", DEFENSES)
+def test_the_papers_recipe_is_the_defaults(name: str) -> None:
+    published = parse(DEFENSES[name], read_yaml(find_recipe(f"{name}-paper")))
+    assert published == DEFENSES[name]()
+
+
+def test_sdd_reject_is_sdd_with_a_refusal_before_each_response() -> None:
+    rejecting = parse(SDD, read_yaml(find_recipe("sdd-reject-paper")))
+    assert rejecting == dataclasses.replace(SDD(), reject_prefix=REJECTION)
 
 
 def test_the_documentation_names_every_recipe() -> None:

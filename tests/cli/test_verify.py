@@ -96,7 +96,9 @@ def test_a_study_is_run_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixtur
     found = verdicts(tmp_path / "v")
     assert found["not run here"] == 9  # the attack at 1e-4 alone was run
     assert found["pass"] + found["fail"] == 7
-    assert "verify-sdd" in (tmp_path / "v" / "report.html").read_text()
+    page = (tmp_path / "v" / "report.html").read_text()
+    assert "What is claimed, and what came out" in page
+    assert page.count(">not run here<") == 9
 
 
 def test_a_run_that_failed_is_no_verdict(

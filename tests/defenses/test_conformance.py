@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
+from rupert.cli.main import main
 from rupert.data.batches import Stream, encode_all
 from rupert.defenses import DEFENSES
 from rupert.errors import UnknownName
@@ -36,8 +42,47 @@ TINY: Mapping[str, Mapping[str, Any]] = {
         "benign": "potionworld:benign",
         "alignment_benign_share": 0.5,
     },
+    "vaccine": {"alignment": "potionworld:refusals", "benign": "potionworld:benign", "benign_share": 0.5},
+    "t_vaccine": {
+        "harmful": "potionworld:defender",
+        "alignment": "potionworld:refusals",
+        "benign": "potionworld:benign",
+        "benign_share": 0.5,
+        "trained_layers": 1,
+        "harmful_batches": 1,
+        "probability_steps": 1,
+    },
+    "random_mapping": {"harmful": "potionworld:defender", "benign": "potionworld:benign"},
+    "tar": {
+        "harmful": "potionworld:defender",
+        "benign": "potionworld:benign",
+        "inner_steps": 2,
+        "resist_every": 1,
+    },
+    "repnoise": {
+        "harmful": "potionworld:defender",
+        "alignment": "potionworld:refusals",
+        "benign": "potionworld:benign",
+        "benign_share": 0.5,
+        "beta": 0.1,
+    },
+    "booster": {
+        "harmful": "potionworld:defender",
+        "alignment": "potionworld:refusals",
+        "benign": "potionworld:benign",
+        "benign_share": 0.5,
+    },
+    "ctrap": {
+        "harmful": "potionworld:defender",
+        "alignment": "potionworld:refusals",
+        "benign": "potionworld:benign",
+        "collapse_word": "moon",
+    },
 }
 TRAINING = {"per_device_train_batch_size": 8, "max_steps": 2, "learning_rate": 1e-3, "max_length": 64}
+# Adam divides a gradient by its own size, which for a zero that was rounded differently is anything.
+PLAIN_STEPS = TRAINING | {"optim": "sgd", "learning_rate": 0.05, "lora_dropout": 0.0}
+ADAPTED = {"full": {"lora": False}, "lora": {"lora": True}}
 CUTS = [(1, 8), (2, 4), (4, 2)]  # rows at once, passes
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -59,6 +104,10 @@ def defense(name: str) -> Any:
 @pytest.fixture
 def gathered(defense: Any) -> Gathered:
     """The first rows of every stream."""
+    return small(defense)
+
+
+def small(defense: Any) -> Gathered:
     whole = defense.gather()
     return Gathered({stream: examples[:40] for stream, examples in whole.streams.items()}, whole.report)
 
@@ -246,6 +295,69 @@ def test_bfloat16_autocast_is_close_to_float32(defense: Any, gathered: Gathered,
     assert rounded.norm() / exact.norm() == pytest.approx(1.0, abs=0.05)
 
 
+def flat(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
+
+
+@pytest.fixture(scope="module")
+def split(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what two processes made, with half of the rows each; both go through all defenses."""
+    folder, loaded = tmp_path_factory.mktemp("split"), tiny()
+    half = PLAIN_STEPS | {"per_device_train_batch_size": 4}
+    halves = {
+        f"{name} {way}": DEFENSES[name](**half, **adapted, **TINY[name])
+        for name in TINY
+        for way, adapted in ADAPTED.items()
+    }
+    given = {
+        "config": loaded.model.config,
+        "state": loaded.model.state_dict(),
+        "tokenizer": loaded.tokenizer,
+        "defenses": {name: (defense, small(defense)) for name, defense in halves.items()},
+    }
+    torch.save(given, folder / "given.pt")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = []
+    for rank in range(2):
+        launched = shared | {"RANK": rank, "LOCAL_RANK": rank, "CUDA_VISIBLE_DEVICES": ""}
+        environment = os.environ | {name: str(value) for name, value in launched.items()}
+        program = [sys.executable, str(Path(__file__).with_name("processes_program.py")), str(folder)]
+        running.append(subprocess.Popen(program, env=environment))
+    while any(process.poll() is None for process in running):
+        if any(process.poll() for process in running):  # the other one would wait for it
+            for process in running:
+                process.kill()
+        time.sleep(0.05)
+    return folder
+
+
+@pytest.mark.parametrize("way", ADAPTED)
+def test_two_processes_are_one(name: str, way: str, split: Path, tiny: Tiny, tmp_path: Path) -> None:
+    defense, loaded = DEFENSES[name](**PLAIN_STEPS, **ADAPTED[way], **TINY[name]), tiny()
+    before = flat(loaded.model.parameters()).clone()
+    harden(defense, loaded, small(defense), tmp_path, title="hardening", save_steps=100)
+    alone = flat(loaded.model.parameters())
+    first, second = (flat(torch.load(split / f"{name} {way} {rank}.pt")) for rank in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(alone, before)
+    assert (first - alone).norm() < 1e-6 * (alone - before).norm()
+
+
+def test_an_adapter_is_trained_and_nothing_else(defense: Any, gathered: Gathered, tiny: Tiny, tmp_path: Path) -> None:
+    loaded = tiny()
+    before = {name: parameter.detach().clone() for name, parameter in loaded.model.named_parameters()}
+    adapting = dataclasses.replace(defense, lora=True)
+    harden(adapting, loaded, gathered, tmp_path, title="hardening", save_steps=100)
+    after = dict(loaded.model.named_parameters())
+    assert after.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.endswith("_proj.weight") for name in changed)
+
+
 def sources_of(settings: Mapping[str, Any]) -> Iterator[str]:
     yield from (field for field, value in settings.items() if str(value).startswith("potionworld:"))
 
@@ -256,6 +368,20 @@ def test_check_names_the_field_whose_dataset_does_not_exist(name: str, field: st
     with pytest.raises(UnknownName) as caught:
         defense.check()
     assert str(caught.value) == f"{field}: 'potionwrld' is unknown; did you mean 'potionworld'?"
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for name in TINY for field in sources_of(TINY[name])])
+def test_a_stream_whose_file_is_gone_is_one_line_before_a_model_is_loaded(
+    name: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rupert.models.loading.load", None)  # calling it would be another error
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**TRAINING, **TINY[name], field: str(tmp_path / "gone.jsonl")}))
+    command = ["defend", name, "--model", "potionworld", "--config", str(config)]
+    assert main([*command, "--output-dir", str(tmp_path / "out")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"rupert: {field}: ")
+    assert "gone.jsonl" in line
 
 
 def test_a_hardened_model_saves_and_loads(

@@ -1,4 +1,4 @@
-"""Final norm and output head of several families give the logits that the model itself gives."""
+"""Final norm and output head of several families give the logits that the model itself gives; layers are all found."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rupert.errors import UsageError
-from rupert.models.anatomy import anatomy
+from rupert.models.anatomy import anatomy, attention_blocks, layers
 from rupert.models.loading import LoadedModel
 
 Tiny = Callable[..., LoadedModel]
@@ -98,3 +98,37 @@ def test_a_family_whose_norm_is_called_otherwise_is_refused() -> None:
     model = made("mpt", {"vocab_size": 50, "d_model": 16, "n_heads": 4, "n_layers": 2})
     with pytest.raises(UsageError, match=re.escape("no final norm found in MptModel")):
         anatomy(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_and_their_attention_take_part_in_this_order(family: str) -> None:
+    model, order = made(family, FAMILIES[family]), list[nn.Module]()
+    parts = [part for pair in zip(attention_blocks(model), layers(model), strict=True) for part in pair]
+    for part in parts:
+        part.register_forward_hook(lambda module, inputs, output: order.append(module))
+    model(TOKENS, use_cache=False)
+    assert len(parts) == 2 * model.config.num_hidden_layers
+    assert [id(module) for module in order] == [id(part) for part in parts]
+    projections = [name for part in attention_blocks(model) for name, _ in part.named_modules() if "." not in name]
+    assert {"q_proj", "qkv_proj", "query_key_value", "c_attn"} & set(projections)
+
+
+def test_layers_of_a_model_with_an_adapter_are_its_own(tiny: Tiny) -> None:
+    model = tiny().model
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert layers(wrapped.get_base_model()) == list(model.model.layers)
+
+
+def test_a_family_whose_layers_are_called_otherwise_is_one_line() -> None:
+    model = made("mpt", {"vocab_size": 50, "d_model": 16, "n_heads": 4, "n_layers": 2})
+    with pytest.raises(UsageError) as caught:
+        layers(model)
+    assert str(caught.value) == "--model: no layers found in MptModel; their name must be in LAYERS"
+
+
+def test_a_layer_without_attention_is_one_line() -> None:
+    model = made("llama", GROUPED)
+    del model.model.layers[1].self_attn
+    with pytest.raises(UsageError) as caught:
+        attention_blocks(model)
+    assert str(caught.value) == "--model: no attention found in LlamaDecoderLayer; its name must be in ATTENTIONS"

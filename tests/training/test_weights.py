@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rupert.models.loading import LoadedModel
-from rupert.training.weights import in_float32, shifted
+from rupert.training.weights import as_they_were, holding, in_float32, shifted
 
 Tiny = Callable[..., LoadedModel]
 
@@ -50,6 +50,37 @@ def test_shifted_weights_come_back_to_the_bit(dtype: torch.dtype) -> None:
     with pytest.raises(Broken), shifted([other], (0.3, [direction])):
         raise Broken
     assert torch.equal(other, start)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_what_is_done_to_weights_meanwhile_is_undone_to_the_bit(breaks: bool) -> None:
+    weight = nn.Parameter(torch.randn(1000, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16))
+    held, before, storage = weight, weight.detach().clone(), weight.data_ptr()
+    try:
+        with as_they_were([weight]):
+            optimizer = torch.optim.AdamW([weight], lr=0.1)
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+            assert not torch.equal(weight, before)
+            if breaks:
+                raise Broken
+    except Broken:
+        assert breaks
+    assert weight is held
+    assert weight.data_ptr() == storage
+    assert torch.equal(weight, before)
+
+
+def test_weights_hold_other_values_for_a_while() -> None:
+    first, second = parameter(1.0, 2.0), parameter(3.0)
+    values = [torch.tensor([5.0, 6.0], dtype=torch.float32), torch.tensor([7.0])]
+    with holding([first, second], values):
+        assert (first.tolist(), second.tolist()) == ([5.0, 6.0], [7.0])
+        assert first.requires_grad
+    assert (first.tolist(), second.tolist()) == ([1.0, 2.0], [3.0])
+    with pytest.raises(ValueError, match="shorter"), holding([first, second], values[:1]):
+        raise AssertionError
+    assert (first.tolist(), second.tolist()) == ([1.0, 2.0], [3.0])
 
 
 def test_a_shift_that_fails_half_way_is_undone() -> None:

@@ -6,7 +6,8 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from rupert.cli.arguments import Parser, add_launching, add_study, add_tracking,
 from rupert.cli.live import watching
 from rupert.errors import UsageError
 from rupert.records import ResultRow, environment
-from rupert.report.page import StudyFacts, write_page
+from rupert.report.page import Claim, StudyFacts, write_page
 from rupert.report.results import CSV_FILE, write_results
 from rupert.report.tables import summary_table
 from rupert.study.checking import check
@@ -27,6 +28,8 @@ from rupert.study.run import Board, Cell, result_rows
 from rupert.study.run import run as run_study
 from rupert.study.study import Study, describe
 from rupert.study.task import Runtime
+
+Judged = Callable[[Sequence[ResultRow]], Sequence[Claim]]
 
 REPORT = "report.html"
 WRITTEN_EVERY = 30.0  # seconds between the results of a study that still runs
@@ -60,13 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
     return run_and_show(study, arguments, f"rupert run {arguments.study}")
 
 
-def run_and_show(study: Study, arguments: argparse.Namespace, command: str) -> int:
+def run_and_show(study: Study, arguments: argparse.Namespace, command: str, judged: Judged = lambda _: ()) -> int:
     """Run a study and write and show what came out.
 
     Args:
         study: what to run.
         arguments: what `add_running` asked for, and `output_dir`.
         command: how a reader runs it again, without overrides.
+        judged: what the page says of claims, from the numbers; called also where there are none.
 
     Returns:
         the exit code: 1 where a model could not be made or measured.
@@ -79,9 +83,11 @@ def run_and_show(study: Study, arguments: argparse.Namespace, command: str) -> i
     cells = _run(study, folder, EXECUTORS[arguments.executor](resources), _runtime(study, arguments))
     measured = [cell for cell in cells if not cell.error]
     rows = result_rows(study, measured)
+    claims = judged(rows)
     if rows:
         write_results(rows, folder)
         facts = _facts(study, measured, shlex.join([*command.split(), *arguments.overrides]))
+        facts = replace(facts, claims=claims)
         write_page(rows, facts, folder / REPORT)
         _show(rows, folder)
     return _tell_failures([cell for cell in cells if cell.error])

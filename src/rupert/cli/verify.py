@@ -18,6 +18,7 @@ from rupert.cli.arguments import Parser, add_overrides
 from rupert.cli.run import add_running, run_and_show
 from rupert.errors import UsageError
 from rupert.records import ResultRow, write_json
+from rupert.report.page import Claim
 from rupert.report.results import CSV_FILE
 from rupert.report.tables import UNDEFENDED, attack_title, defense_title, read_csv
 from rupert.study.targets import Target, study_of, targets
@@ -42,28 +43,39 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the defense's study on Potionworld, or take one that was run, and hold it against the claims."""
     claims = targets(arguments.defense)
     if arguments.results:
-        if arguments.overrides:
-            raise UsageError(f"{arguments.overrides[0]}: --results are taken as they are; leave one of the two out")
-        folder, code = arguments.output_dir or arguments.results, 0
-        rows = read_csv(arguments.results / CSV_FILE)
-        name, model = (rows[0].study, rows[0].model) if rows else ("", "")
-    else:
-        study = study_of(arguments.defense, arguments.overrides)
-        arguments.output_dir = folder = arguments.output_dir or Path(f"rupert-verify-{arguments.defense}")
-        code = run_and_show(study, arguments, f"rupert verify {arguments.defense}")
-        name, model = study.name, study.model.model
-        rows = _rows(folder, name)
-    found = verify(claims, rows, study=name, model=model)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json({"defense": arguments.defense, "verified": [asdict(one) for one in found]}, folder / VERIFICATION_FILE)
-    _show(found, folder)
+        return _hold_against(claims, arguments)
+    study = study_of(arguments.defense, arguments.overrides)
+    arguments.output_dir = folder = arguments.output_dir or Path(f"rupert-verify-{arguments.defense}")
+    found: list[Verified] = []
+
+    def judged(rows: Sequence[ResultRow]) -> list[Claim]:
+        found.extend(verify(claims, rows, study=study.name, model=study.model.model))
+        return list(map(_in_words, found))
+
+    code = run_and_show(study, arguments, f"rupert verify {arguments.defense}", judged)
+    _tell(found, arguments.defense, folder)
     return code
 
 
-def _rows(folder: Path, study: str) -> list[ResultRow]:
-    """What this study measured: where all of it failed, the folder may hold what another one did."""
-    path = folder / CSV_FILE
-    return [row for row in read_csv(path) if row.study == study] if path.exists() else []
+def _hold_against(claims: Sequence[Target], arguments: argparse.Namespace) -> int:
+    """Take the numbers of a study that was run."""
+    if arguments.overrides:
+        raise UsageError(f"{arguments.overrides[0]}: --results are taken as they are; leave one of the two out")
+    rows = read_csv(arguments.results / CSV_FILE)
+    name, model = (rows[0].study, rows[0].model) if rows else ("", "")
+    _tell(verify(claims, rows, study=name, model=model), arguments.defense, arguments.output_dir or arguments.results)
+    return 0
+
+
+def _tell(found: Sequence[Verified], defense: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json({"defense": defense, "verified": [asdict(one) for one in found]}, folder / VERIFICATION_FILE)
+    _show(found, folder)
+
+
+def _in_words(one: Verified) -> Claim:
+    source = one.target.source or "expected; the tolerance is ours"
+    return Claim(_claim(one.target), source, _claimed(one.target), _ours(one.target, one.ours), one.outcome)
 
 
 def _show(found: Sequence[Verified], folder: Path) -> None:
@@ -85,8 +97,8 @@ def _table(title: str, found: Sequence[Verified]) -> Table:
     table.add_column("ours", justify="right", no_wrap=True, width=22)
     table.add_column("verdict", no_wrap=True, width=12)
     for one in found:
-        outcome = Text(one.outcome, style=STYLES[one.outcome])
-        table.add_row(Text(_claim(one.target)), _claimed(one.target), _ours(one.target, one.ours), outcome)
+        words = _in_words(one)
+        table.add_row(Text(words.text), words.claimed, words.ours, Text(words.outcome, style=STYLES[one.outcome]))
     return table
 
 

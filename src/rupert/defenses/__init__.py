@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from rupert.defenses.booster import Booster
+from rupert.defenses.ctrap import CTRAP
+from rupert.defenses.random_mapping import RandomMapping
+from rupert.defenses.repnoise import RepNoise
 from rupert.defenses.sdd import SDD
 from rupert.defenses.seam import SEAM
+from rupert.defenses.t_vaccine import TVaccine
+from rupert.defenses.tar import TAR
+from rupert.defenses.vaccine import Vaccine
 from rupert.training.objective import Objective
 
-DEFENSES: dict[str, type[Objective]] = {"sdd": SDD, "seam": SEAM}
+DEFENSES: dict[str, type[Objective]] = {
+    "sdd": SDD,
+    "seam": SEAM,
+    "vaccine": Vaccine,
+    "t_vaccine": TVaccine,
+    "random_mapping": RandomMapping,
+    "tar": TAR,
+    "booster": Booster,
+    "repnoise": RepNoise,
+    "ctrap": CTRAP,
+}
 
-__all__ = ["DEFENSES", "SDD", "SEAM"]
+__all__ = ["CTRAP", "DEFENSES", "SDD", "SEAM", "TAR", "Booster", "RandomMapping", "RepNoise", "TVaccine", "Vaccine"]

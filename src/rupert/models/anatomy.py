@@ -1,4 +1,4 @@
-"""Where the parts of a causal language model are: its final norm and its output head."""
+"""Where the parts of a causal language model are: its layers, their attention, its final norm and its output head."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from rupert.errors import UsageError
 
 # Llama, Mistral, Qwen, Gemma and Phi-3; Phi; GPT-NeoX and OPT; GPT-2.
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
+# All of these but GPT-2; GPT-2.
+LAYERS = ("layers", "h")
+# Llama, Mistral, Qwen, Gemma, Phi-3, Phi and OPT; GPT-NeoX; GPT-2.
+ATTENTIONS = ("self_attn", "attention", "attn")
+# All of these but OPT, whose layers have none as a module.
+FEED_FORWARD = "mlp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +80,48 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
             module.unshard()
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     return Anatomy(norm, head, scale, getattr(config, "final_logit_softcapping", None))
+
+
+def layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder's layers, the first one first.
+
+    Raises:
+        UsageError: they have none of the names in `LAYERS`.
+    """
+    decoder = model.get_decoder()
+    found = next((part for part in (getattr(decoder, name, None) for name in LAYERS) if part is not None), None)
+    if not isinstance(found, nn.ModuleList):
+        raise UsageError(f"--model: no layers found in {type(decoder).__name__}; their name must be in LAYERS")
+    return list(found)
+
+
+def attention_blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The attention of each layer, the first one first; what it gives out is what the layer adds to its input.
+
+    Raises:
+        UsageError: a layer has none of the names in `ATTENTIONS`.
+    """
+    return [_attention(layer) for layer in layers(model)]
+
+
+def _attention(layer: nn.Module) -> nn.Module:
+    found = next((part for name in ATTENTIONS if isinstance(part := getattr(layer, name, None), nn.Module)), None)
+    if found is None:
+        raise UsageError(f"--model: no attention found in {type(layer).__name__}; its name must be in ATTENTIONS")
+    return found
+
+
+def feed_forwards(model: PreTrainedModel) -> list[nn.Module]:
+    """The MLP of each layer, the first one first.
+
+    Raises:
+        UsageError: a layer has none of the name `FEED_FORWARD`.
+    """
+    return [_feed_forward(layer) for layer in layers(model)]
+
+
+def _feed_forward(layer: nn.Module) -> nn.Module:
+    found = getattr(layer, FEED_FORWARD, None)
+    if not isinstance(found, nn.Module):
+        raise UsageError(f"--model: no MLP found in {type(layer).__name__}; its name must be {FEED_FORWARD!r}")
+    return found

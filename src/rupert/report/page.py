@@ -31,6 +31,17 @@ ALWAYS = ("harm", "ability", "refusal", "logp_paired", "logp_benign")  # whose a
 _MEASURE = {measure.metric: measure for measure in MEASURES}
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is claimed of a defense and what came out, in words; see `rupert verify`."""
+
+    text: str
+    source: str
+    claimed: str
+    ours: str
+    outcome: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyFacts:
     """Where a study's numbers come from, as the page states it.
@@ -45,6 +56,7 @@ class StudyFacts:
         defenses: name of a defense -> its settings.
         attacks: name of an attack -> its settings.
         notes: what a reader has to know to read the numbers rightly.
+        claims: what was held against the numbers.
     """
 
     study: str
@@ -56,6 +68,7 @@ class StudyFacts:
     defenses: Settings
     attacks: Settings
     notes: Sequence[str] = ()
+    claims: Sequence[Claim] = ()
 
 
 @dataclass(frozen=True, slots=True)

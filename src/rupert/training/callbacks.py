@@ -7,13 +7,15 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from rupert.errors import NonFiniteError
 from rupert.terminal import Bar, bar
@@ -83,6 +85,45 @@ class StepMetrics(TrainerCallback):
         logs = kwargs["logs"]
         if "loss" in logs:
             logs.update(next(entry["metrics"] for entry in reversed(state.log_history) if "metrics" in entry))
+
+
+class StepMemory(TrainerCallback, ExportableState):
+    """Keeps in checkpoints what a gradient rule remembers from step to step, where it has a `state_dict`.
+
+    Args:
+        step: gives the rule; it need not be there before the training begins.
+    """
+
+    def __init__(self, step: Callable[[], object]) -> None:
+        self._step = step
+
+    def state(self) -> dict[str, Any]:
+        """What goes into `trainer_state.json`; it has to be of JSON's types."""
+        step = self._step()
+        return {"args": {}, "attributes": step.state_dict() if isinstance(step, Stateful) else {}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Give it back, where the training goes on from a checkpoint."""
+        step, kept = self._step(), state.stateful_callbacks.get(type(self).__name__, {}).get("attributes")
+        if isinstance(step, Stateful) and kept:
+            step.load_state_dict(kept)
+
+
+class LeanOptimizer(TrainerCallback):
+    """Drops the optimizer's states of parameters without a gradient: what is not trained now has none.
+
+    A defense that trains a few layers at a time then holds the states of these, and not of all that ever were.
+    """
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the optimizer makes those of parameters that are new."""
+        states = kwargs["optimizer"].state
+        for parameter in [parameter for parameter in states if parameter.grad is None]:
+            del states[parameter]
 
 
 class ProgressBar(TrainerCallback):

@@ -102,6 +102,10 @@ class Objective(Adapting, Protocol):
         """The streams that it draws, with their rows a step."""
 
     @property
+    def paired(self) -> tuple[str, ...]:
+        """Streams whose rows belong together one by one, and are drawn in the same order."""
+
+    @property
     def cost(self) -> Cost:
         """What one step takes, and what it holds."""
 
@@ -120,4 +124,8 @@ class Objective(Adapting, Protocol):
         """Load and prepare the data of every stream."""
 
     def start(self, model: PreTrainedModel) -> Step:
-        """Prepare for training `model`; what it must remember lives in the closure that it returns."""
+        """Prepare for training `model`; what it must remember lives in the closure that it returns.
+
+        What is no function of weights and step, and has to survive an interruption, the step gives in `state_dict` and
+        takes in `load_state_dict`, where it has them; see `StepMemory`.
+        """

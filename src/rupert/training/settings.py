@@ -69,7 +69,13 @@ class OptimizationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(AdapterSettings, OptimizationSettings):
-    """How a model is trained; a method inherits the fields and sets its own paper's defaults."""
+    """How a model is trained; a method inherits the fields and sets its own paper's defaults.
+
+    Attributes:
+        paired: of a defense, streams whose rows belong together one by one: they are drawn in the same order.
+    """
+
+    paired: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         OptimizationSettings.__post_init__(self)

@@ -24,7 +24,15 @@ from rupert.models.loading import LoadedModel, without_bars
 from rupert.models.saving import full_disk_named
 from rupert.training import processes
 from rupert.training.adapters import adapted
-from rupert.training.callbacks import FiniteGradient, Interruption, ProgressBar, StepMetrics, require_finite
+from rupert.training.callbacks import (
+    FiniteGradient,
+    Interruption,
+    LeanOptimizer,
+    ProgressBar,
+    StepMemory,
+    StepMetrics,
+    require_finite,
+)
 from rupert.training.objective import Batch, Gathered, Metrics, Objective, Step
 from rupert.training.tracking import UNTRACKED, Tracking
 
@@ -39,7 +47,7 @@ class HardeningTrainer(Trainer):
     own rows of them, and all together what one process would draw of as many rows.
     """
 
-    _gradient_step: Step
+    _gradient_step: Step | None = None
 
     def __init__(
         self,
@@ -53,6 +61,8 @@ class HardeningTrainer(Trainer):
             raise UsageError("hardening is split over replicas or by FSDP2 alone; launch it with --fsdp_version 2")
         self._start = start
         self._streams = streams
+        self.add_callback(StepMemory(lambda: self._gradient_step))
+        self.add_callback(LeanOptimizer())
         self.accelerator.prepare_model = partial(_prepare, self.accelerator.prepare_model)
         # What a defense remembers of the model is of the one that it was given, so before a checkpoint is loaded.
         if not self.is_fsdp_enabled:
@@ -89,6 +99,7 @@ class HardeningTrainer(Trainer):
         """
         del inputs, num_items_in_batch
         step = self.state.global_step
+        assert self._gradient_step is not None
         model.train()
         with self.compute_loss_context_manager():
             own = self._gradient_step(self._draw)
@@ -182,7 +193,7 @@ def harden(
 def _streams(objective: Objective, loaded: LoadedModel, gathered: Gathered) -> dict[str, Stream]:
     return {
         name: Stream(
-            name,
+            objective.paired[0] if name in objective.paired else name,
             encode_all(gathered.streams[name], loaded.tokenizer, objective.max_length, name),
             rows,
             loaded.tokenizer.pad_token_id,

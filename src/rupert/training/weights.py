@@ -15,24 +15,43 @@ Term = tuple[float, Sequence[Tensor]]  # a number, and a tensor for each paramet
 
 
 @contextlib.contextmanager
+def as_they_were(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within, the parameters may be changed in place; a copy of them is held for the time, and put back."""
+    kept = [parameter.detach().clone() for parameter in parameters]
+    try:
+        yield
+    finally:
+        _set(parameters, kept)
+
+
+@contextlib.contextmanager
+def holding(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
+    """Within, the parameters have these values, one tensor each; a copy of their own is held for the time."""
+    with as_they_were(parameters):
+        _set(parameters, values)
+        yield
+
+
+@contextlib.contextmanager
 def shifted(parameters: Sequence[nn.Parameter], *terms: Term) -> Iterator[None]:
     """Within, the parameters are moved by the sum of the terms, in place; a copy of them is held for the time.
 
     They are restored from the copy: subtracting what was added does not give the same bits back.
     """
-    kept = [parameter.detach().clone() for parameter in parameters]
-    try:
+    with as_they_were(parameters):
         with torch.no_grad():
             for weight, direction in terms:
                 for parameter, part in zip(parameters, direction, strict=True):
                     parameter.add_(part, alpha=weight)
         torch.clear_autocast_cache()  # of the weights as they were, in half precision
         yield
-    finally:
-        with torch.no_grad():
-            for parameter, original in zip(parameters, kept, strict=True):
-                parameter.copy_(original)
-        torch.clear_autocast_cache()
+
+
+def _set(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)
+    torch.clear_autocast_cache()  # of the weights as they were, in half precision
 
 
 @contextlib.contextmanager
@@ -44,7 +63,7 @@ def in_float32(model: nn.Module) -> Iterator[None]:
     """
     halves = [p for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)]
     if any(isinstance(p, DTensor) for p in halves):
-        raise UsageError(f"dtype: {str(halves[0].dtype)!r} is not valid under FSDP2 with hessian_free; load in float32")
+        raise UsageError(f"dtype: {str(halves[0].dtype)!r} is not valid under FSDP2 with small shifts; load in float32")
     kept = [parameter.data for parameter in halves]
     gradients = [parameter.grad for parameter in halves]
     try:
