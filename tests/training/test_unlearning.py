@@ -88,7 +88,7 @@ def test_is_added_to_what_is_there(tiny: Tiny, rows: list[Encoded]) -> None:
 
 
 def drawn_layers(monkeypatch: pytest.MonkeyPatch, layers: list[int]) -> None:
-    monkeypatch.setattr(unlearning, "_draw", lambda _count, _drawn: layers)
+    monkeypatch.setattr(unlearning, "draw_states", lambda _count, _drawn: layers)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -124,12 +124,12 @@ def layers_of(model: PreTrainedModel, rows: Sequence[Encoded], count: int | None
 
 def test_draws_without_replacement_and_evenly(tiny: Tiny, rows: list[Encoded]) -> None:
     torch.manual_seed(0)
-    found = [tuple(unlearning._draw(3, 2)) for _ in range(600)]
+    found = [tuple(unlearning.draw_states(3, 2)) for _ in range(600)]
     assert found == [tuple(sorted(set(pair))) for pair in found]
     # A pair is drawn 200 times, give or take 12 (one standard deviation).
     assert all(150 < number < 250 for number in Counter(found).values())
     assert len(set(found)) == 3
-    assert unlearning._draw(3, None) == unlearning._draw(3, 3) == unlearning._draw(3, 9) == [0, 1, 2]
+    assert unlearning.draw_states(3, None) == unlearning.draw_states(3, 3) == unlearning.draw_states(3, 9) == [0, 1, 2]
 
 
 def test_draws_follow_torchs_seed(tiny: Tiny, rows: list[Encoded]) -> None:

@@ -19,7 +19,7 @@ from rupert.data.source import Source, Split
 from rupert.errors import DataError, InvalidValue, UnknownName
 from rupert.records import content_hash, file_hash
 
-__all__ = ["SOURCES", "Source", "Split", "check", "identities", "listing", "load"]
+__all__ = ["SOURCES", "Source", "Split", "check", "check_all", "identities", "listing", "load"]
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SPEC = re.compile(r"(?P<name>[\w./-]+)(@(?P<revision>[\w./-]+))?(:(?P<split>[\w.-]+))?")
@@ -108,6 +108,12 @@ def check(spec: str, field: str = "data", columns: Mapping[str, str] | None = No
     if "instruction" not in columns or (answered and "answer" not in columns):
         needed = "one for instruction and one for answer" if answered else "one for instruction"
         raise InvalidValue(f"{field} columns", dict(columns), f"name {needed}")
+
+
+def check_all(specs: Mapping[str, str]) -> None:
+    """`check` each of several datasets, by the setting that names it."""
+    for field, spec in specs.items():
+        check(spec, field)
 
 
 def identities(specs: Mapping[str, str]) -> dict[str, str]:

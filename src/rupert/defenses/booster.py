@@ -30,12 +30,12 @@ from transformers import PreTrainedModel
 
 from rupert.data import sources
 from rupert.data.examples import require
-from rupert.errors import InvalidValue
 from rupert.models.packing import packing
-from rupert.settings import check_not_negative, check_positive, check_range, setting
+from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training.cosine import BatchLoss
 from rupert.training.gradients import backward_answer_cross_entropy, give, mean_loss
 from rupert.training.harmful_step import harmful_step
+from rupert.training.mixing import check_benign_share, mixed_rows
 from rupert.training.objective import Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import TrainingSettings
 
@@ -69,16 +69,12 @@ class Booster(TrainingSettings):
         super().__post_init__()
         check_positive(self, "max_steps", "num_examples", "alpha")
         check_not_negative(self, "attenuation_weight")
-        check_range(self, "benign_share", 0.0, 1.0)
-        if self.benign_share > 0 and not self.benign:
-            raise InvalidValue("benign_share", self.benign_share, "name the dataset with `benign`")
-        if self.benign_share > 0 and not 0 < self.benign_rows < self.batch_size:
-            raise InvalidValue("benign_share", self.benign_share, f"leave rows of both kinds in {self.batch_size}")
+        check_benign_share(self)
 
     @property
     def benign_rows(self) -> int:
         """Benign rows a step beside the refusals."""
-        return round(self.benign_share * self.batch_size)
+        return mixed_rows(self, self.benign_share)
 
     @property
     def streams(self) -> Mapping[str, int]:
@@ -99,8 +95,7 @@ class Booster(TrainingSettings):
 
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist."""
-        for field, spec in self.datasets.items():
-            sources.check(spec, field)
+        sources.check_all(self.datasets)
 
     def gather(self) -> Gathered:
         """Load the datasets.

@@ -37,9 +37,10 @@ from rupert.data import sources
 from rupert.data.batches import IGNORED
 from rupert.data.examples import Example, require
 from rupert.errors import InvalidValue
-from rupert.settings import check_not_negative, check_positive, check_range, setting
+from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training.gradients import backward_answer_cross_entropy
 from rupert.training.harmful_step import harmful_step
+from rupert.training.mixing import check_share, mixed_rows
 from rupert.training.objective import Batch, Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import TrainingSettings
 
@@ -74,16 +75,14 @@ class CTRAP(TrainingSettings):
         super().__post_init__()
         check_positive(self, "max_steps", "num_examples", "alpha")
         check_not_negative(self, "collapse_weight")
-        check_range(self, "benign_share", 0.0, 1.0)
-        if self.benign_share > 0 and not 0 < self.benign_rows < self.batch_size:
-            raise InvalidValue("benign_share", self.benign_share, f"leave rows of both kinds in {self.batch_size}")
+        check_share(self, "benign_share")
         if len(self.collapse_word.split()) != 1:
             raise InvalidValue("collapse_word", self.collapse_word, "give one word")
 
     @property
     def benign_rows(self) -> int:
         """Benign rows a step beside the refusals."""
-        return round(self.benign_share * self.batch_size)
+        return mixed_rows(self, self.benign_share)
 
     @property
     def streams(self) -> Mapping[str, int]:
@@ -104,8 +103,7 @@ class CTRAP(TrainingSettings):
 
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist."""
-        for field, spec in self.datasets.items():
-            sources.check(spec, field)
+        sources.check_all(self.datasets)
 
     def gather(self) -> Gathered:
         """Load the datasets.

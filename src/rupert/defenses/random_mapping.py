@@ -77,8 +77,7 @@ class RandomMapping(TrainingSettings):
 
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist."""
-        for field, spec in self.datasets.items():
-            sources.check(spec, field)
+        sources.check_all(self.datasets)
 
     def gather(self) -> Gathered:
         """Load the datasets.

@@ -38,9 +38,8 @@ from transformers import PreTrainedModel
 
 from rupert.data import sources
 from rupert.data.examples import require
-from rupert.errors import InvalidValue
 from rupert.models.packing import packing
-from rupert.settings import check_not_negative, check_positive, check_range, setting
+from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training import processes
 from rupert.training.discrepancy import RowNoise, maximum_mean_discrepancy
 from rupert.training.gradients import (
@@ -51,10 +50,11 @@ from rupert.training.gradients import (
     token_share,
     trained,
 )
+from rupert.training.mixing import check_benign_share, mixed_rows
 from rupert.training.objective import Batch, Cost, Draw, Gathered, Metrics, Step
 from rupert.training.representations import PLACE, Features, Pass, differing, passes
 from rupert.training.settings import Scheduler, TrainingSettings
-from rupert.training.unlearning import _draw
+from rupert.training.unlearning import draw_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,16 +89,12 @@ class RepNoise(TrainingSettings):
         super().__post_init__()
         check_positive(self, "max_steps", "kernels", "kernel_factor", "unlearning_layers")
         check_not_negative(self, "alpha", "beta")
-        check_range(self, "benign_share", 0.0, 1.0)
-        if self.benign_share > 0 and not self.benign:
-            raise InvalidValue("benign_share", self.benign_share, "name the dataset with `benign`")
-        if self.benign_share > 0 and not 0 < self.benign_rows < self.batch_size:
-            raise InvalidValue("benign_share", self.benign_share, f"leave rows of both kinds in {self.batch_size}")
+        check_benign_share(self)
 
     @property
     def benign_rows(self) -> int:
         """Benign rows a step beside the refusals."""
-        return round(self.benign_share * self.batch_size)
+        return mixed_rows(self, self.benign_share)
 
     @property
     def streams(self) -> Mapping[str, int]:
@@ -127,8 +123,7 @@ class RepNoise(TrainingSettings):
 
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist."""
-        for field, spec in self.datasets.items():
-            sources.check(spec, field)
+        sources.check_all(self.datasets)
 
     def gather(self) -> Gathered:
         """Load the datasets.
@@ -162,7 +157,7 @@ class RepNoise(TrainingSettings):
         come before its factor -α / (1 + mean) is known.
         """
         parameters, gradient, metrics, scale = trained(model), list[Tensor](), Metrics(), 1.0
-        states = _draw(model.config.num_hidden_layers + 1, self.unlearning_layers)
+        states = draw_states(model.config.num_hidden_layers + 1, self.unlearning_layers)
         share = token_share([harmful]) / len(states)
         features = Features.at(differing(harmful, alignment))
         with aside(parameters, gradient):

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from rupert.data import sources
 from rupert.data.examples import Example
-from rupert.errors import InvalidValue
-from rupert.settings import check_positive, check_range, setting
+from rupert.settings import check_positive, setting
 from rupert.training.gradients import backward_answer_cross_entropy
 from rupert.training.irrelevant_pairs import PairingSettings, make_pairs
+from rupert.training.mixing import check_benign_share, mixed_rows
 from rupert.training.objective import Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import TrainingSettings
 
@@ -50,16 +50,12 @@ class SDD(PairingSettings, TrainingSettings):
         PairingSettings.__post_init__(self)
         TrainingSettings.__post_init__(self)
         check_positive(self, "max_steps")
-        check_range(self, "benign_share", 0.0, 1.0)
-        if self.benign_share > 0 and not self.benign:
-            raise InvalidValue("benign_share", self.benign_share, "name the dataset with `benign`")
-        if self.benign_share > 0 and not 0 < self.benign_rows < self.batch_size:
-            raise InvalidValue("benign_share", self.benign_share, f"leave rows of both kinds in {self.batch_size}")
+        check_benign_share(self)
 
     @property
     def benign_rows(self) -> int:
         """Benign rows a step."""
-        return round(self.benign_share * self.batch_size)
+        return mixed_rows(self, self.benign_share)
 
     @property
     def streams(self) -> Mapping[str, int]:

@@ -39,10 +39,11 @@ from rupert.data.examples import require
 from rupert.errors import InvalidValue
 from rupert.models.attention import is_twice_differentiable, twice_differentiable
 from rupert.models.packing import packing
-from rupert.settings import check_not_negative, check_positive, check_range, setting
+from rupert.settings import check_not_negative, check_positive, setting
 from rupert.terminal import progress_console
 from rupert.training.cosine import BatchLoss, add_differences, add_exact, cosine, differentiate
 from rupert.training.gradients import backward_answer_cross_entropy, give, trained
+from rupert.training.mixing import check_share, mixed_rows
 from rupert.training.objective import Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import Scheduler, TrainingSettings
 from rupert.training.unlearning import LayerWiseUnlearning
@@ -89,11 +90,7 @@ class SEAM(TrainingSettings):
         super().__post_init__()
         check_positive(self, "max_steps", "epsilon", "unlearning_layers")
         check_not_negative(self, "alpha", "beta", "unlearning_weight")
-        check_range(self, "alignment_benign_share", 0.0, 1.0)
-        if self.alignment_benign_share > 0 and not 0 < self.alignment_benign_rows < self.batch_size:
-            raise InvalidValue(
-                "alignment_benign_share", self.alignment_benign_share, f"leave rows of both kinds in {self.batch_size}"
-            )
+        check_share(self, "alignment_benign_share")
         if self.bf16 and self.gradient == "hessian_free" and not self.central_differences:
             raise InvalidValue(
                 "bf16", True, "its rounding drowns the differences; use gradient: exact, or central_differences"
@@ -108,7 +105,7 @@ class SEAM(TrainingSettings):
     @property
     def alignment_benign_rows(self) -> int:
         """Benign rows a step beside the refusals."""
-        return round(self.alignment_benign_share * self.batch_size)
+        return mixed_rows(self, self.alignment_benign_share)
 
     @property
     def streams(self) -> Mapping[str, int]:
@@ -146,8 +143,7 @@ class SEAM(TrainingSettings):
 
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist."""
-        for field, spec in self.datasets.items():
-            sources.check(spec, field)
+        sources.check_all(self.datasets)
 
     def gather(self) -> Gathered:
         """Load the datasets.

@@ -37,9 +37,10 @@ from rupert.data import sources
 from rupert.data.examples import require
 from rupert.errors import InvalidValue, NonFiniteError
 from rupert.models.anatomy import attention_blocks, layers
-from rupert.settings import check_not_negative, check_positive, check_range, setting
+from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training import processes
 from rupert.training.activations import backward_perturbed, frozen, mean_output_norms
+from rupert.training.mixing import check_benign_share, mixed_rows
 from rupert.training.objective import Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import Scheduler, TrainingSettings
 
@@ -78,16 +79,12 @@ class TVaccine(TrainingSettings):
         check_positive(self, "max_steps", "num_examples", "trained_layers", "draw_steps", "probability_steps")
         check_positive(self, "harmful_batches")
         check_not_negative(self, "rho")
-        check_range(self, "benign_share", 0.0, 1.0)
-        if self.benign_share > 0 and not self.benign:
-            raise InvalidValue("benign_share", self.benign_share, "name the dataset with `benign`")
-        if self.benign_share > 0 and not 0 < self.benign_rows < self.batch_size:
-            raise InvalidValue("benign_share", self.benign_share, f"leave rows of both kinds in {self.batch_size}")
+        check_benign_share(self)
 
     @property
     def benign_rows(self) -> int:
         """Benign rows a step."""
-        return round(self.benign_share * self.batch_size)
+        return mixed_rows(self, self.benign_share)
 
     @property
     def harmful_rows(self) -> int:
@@ -114,8 +111,7 @@ class TVaccine(TrainingSettings):
 
     def check(self) -> None:
         """Find out, without reading them, whether the datasets exist."""
-        for field, spec in self.datasets.items():
-            sources.check(spec, field)
+        sources.check_all(self.datasets)
 
     def gather(self) -> Gathered:
         """Load the datasets.
@@ -191,8 +187,7 @@ def _shares(norms: Sequence[float]) -> list[float]:
 
 def _draw(probabilities: Sequence[float], count: int) -> list[int]:
     """Numbers of layers without replacement, the same in every process."""
-    own = float(torch.randint(2**31, ()))  # of the global generator, which checkpoints keep
-    seed = int(processes.total(own if processes.rank() == 0 else 0.0))
+    generator = torch.Generator().manual_seed(processes.common_seed())
     weights = torch.tensor(probabilities, dtype=torch.float64)
-    drawn = torch.multinomial(weights, count, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.multinomial(weights, count, generator=generator)
     return sorted(drawn.tolist())

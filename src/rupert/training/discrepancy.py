@@ -50,8 +50,7 @@ class RowNoise:
     """
 
     def __init__(self, rows: Tensor, device: torch.device) -> None:
-        own = float(torch.randint(2**31, ()))
-        seed = int(processes.total(own if processes.rank() == 0 else 0.0))
+        seed = processes.common_seed()
         self._device = device
         numbers, counts = rows.unique_consecutive(return_counts=True)
         self._counts: list[int] = counts.tolist()

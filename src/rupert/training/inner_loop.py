@@ -40,7 +40,7 @@ def draw_attack(
         switch_share: how likely the adversary is one that switches.
         switch_at: a and b of M ~ Beta(a, b) * K, rounded down.
     """
-    generator = np.random.default_rng(_common_seed())
+    generator = np.random.default_rng(processes.common_seed())
     rate = learning_rates[int(generator.integers(len(learning_rates)))]
     switches, share = generator.random() < switch_share, generator.beta(*switch_at)
     return Attack(learning_rate=rate, benign_steps=int(share * steps) if switches else 0)
@@ -83,9 +83,3 @@ def steppable(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Within, what is trained is float32, at the least: half precision rounds an attack's small steps away."""
     is_half = any(parameter.dtype.itemsize < torch.float32.itemsize for parameter in trained(model))
     return in_float32(model) if is_half else nullcontext()
-
-
-def _common_seed() -> int:
-    """A number of the main process's global generator, which checkpoints keep; the same in every process."""
-    own = float(torch.randint(2**31, ()))
-    return int(processes.total(own if processes.rank() == 0 else 0.0))

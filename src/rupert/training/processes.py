@@ -52,6 +52,12 @@ def total(value: float) -> float:
     return float(summed)
 
 
+def common_seed() -> int:
+    """A number of the main process's global generator, which checkpoints keep; every process gets the same."""
+    own = float(torch.randint(2**31, ()))
+    return int(total(own if rank() == 0 else 0.0))
+
+
 def average(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by its mean over all processes, in place.
 

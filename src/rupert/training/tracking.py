@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -63,11 +63,12 @@ class Tracking:
         if not self.report_to:
             yield
             return
+        from accelerate.utils import patch_environment
         from transformers.integrations import get_reporting_integration_callbacks
 
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _environment(self._variables()), _own_run(self.report_to):
+        with patch_environment(**self._variables()), _own_run(self.report_to):
             for callback in get_reporting_integration_callbacks(list(dict.fromkeys(self.report_to))):
                 trainer.add_callback(callback)
             yield
@@ -83,21 +84,6 @@ class Tracking:
 
 
 UNTRACKED = Tracking()
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables, for a while."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

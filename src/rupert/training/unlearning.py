@@ -40,7 +40,7 @@ class LayerWiseUnlearning:
         self._model = model
         self._last = model.config.num_hidden_layers
         self._parameters = trained(model)
-        self._layers = _draw(self._last + 1, count)
+        self._layers = draw_states(self._last + 1, count)
         self._gradient: list[Tensor] = []
         self._total = 0.0
 
@@ -88,10 +88,9 @@ class LayerWiseUnlearning:
         return states.grad
 
 
-def _draw(count: int, drawn: int | None) -> list[int]:
+def draw_states(count: int, drawn: int | None) -> list[int]:
     """Numbers below `count`: all, or as many as are to be drawn, the same in every process."""
     if drawn is None:
         return list(range(count))
-    own = float(torch.randint(2**31, ()))  # of the global generator, which checkpoints keep
-    seed = int(processes.total(own if processes.rank() == 0 else 0.0))
-    return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:drawn].tolist())
+    generator = torch.Generator().manual_seed(processes.common_seed())
+    return sorted(torch.randperm(count, generator=generator)[:drawn].tolist())

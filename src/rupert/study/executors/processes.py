@@ -22,6 +22,8 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from accelerate.utils import patch_environment
+
 from rupert.errors import InvalidValue, WorkerDied
 from rupert.study.executors.executor import Resources, cores
 from rupert.study.executors.parcel import perform
@@ -255,20 +257,8 @@ def _start_server(threads: str) -> None:
     """Start what processes are forked from, unless it runs already; it is ready some seconds later."""
     multiprocessing.set_forkserver_preload([PRELOADED])
     resource_tracker.ensure_running()  # here, because it unblocks SIGINT
-    with _environment({"OMP_NUM_THREADS": threads, **SAFE_TO_FORK}), _blocked(signal.SIGINT):
+    with patch_environment(OMP_NUM_THREADS=threads, **SAFE_TO_FORK), _blocked(signal.SIGINT):
         forkserver.ensure_running()
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for the processes that are started within."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextlib.contextmanager
