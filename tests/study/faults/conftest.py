@@ -62,9 +62,13 @@ class Forks:
 
     def wait(self, process: int) -> int:
         """How a run ended: its exit code, or minus the signal that ended it."""
-        while (ended := self._ask({"look": process})["ended"]) is None:
+        while (ended := self.ended(process)) is None:
             time.sleep(0.02)
         return ended
+
+    def ended(self, process: int) -> int | None:
+        """How a run ended; None while it lives."""
+        return self._ask({"look": process})["ended"]
 
     def close(self) -> None:
         """End the program."""

@@ -251,6 +251,7 @@ def serve() -> None:
     assert set(threads()) <= {"jemalloc_bg_thd"}, "threads do not survive a fork"
     gc.freeze()  # what forks share stays shared
     answer({"ready": os.getpid()})
+    ended: dict[int, int] = {}
     for line in sys.stdin:
         asked = json.loads(line)
         if "start" in asked:
@@ -259,8 +260,16 @@ def serve() -> None:
                 run(**asked["start"])
             answer({"started": child})
         else:
-            found, status = os.waitpid(asked["look"], os.WNOHANG)
-            answer({"ended": os.waitstatus_to_exitcode(status) if found else None})
+            answer({"ended": look(asked["look"], ended)})
+
+
+def look(process: int, ended: dict[int, int]) -> int | None:
+    """How a fork ended, if it has: the system tells only once, whoever asks may ask again."""
+    if process not in ended:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            ended[process] = os.waitstatus_to_exitcode(status)
+    return ended.get(process)
 
 
 def remember_examples() -> None:

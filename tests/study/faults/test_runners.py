@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 STAGES = [
@@ -28,7 +29,8 @@ def test_two_runs_at_once_do_each_stage_once(bench: Any) -> None:
 def test_a_run_finishes_what_another_left_that_was_killed(bench: Any) -> None:
     bench.restore("attack/sdd-", "evaluate/sdd-fine_tune", "evaluate/none-none", "score/none-")
     killed = bench.begin(die_at_call={"of": "trl:SFTTrainer.training_step", "number": 1})
-    other = bench.begin()
+    wait_until(lambda: "score none-potionworld-seed0" in bench.started(), lambda: bench.forks.ended(killed) is None)
+    other = bench.begin()  # not before: whoever comes to a training first does it
     assert [bench.forks.wait(killed), bench.forks.wait(other)] == [-9, 0]
     bench.require_same()
 
@@ -40,8 +42,9 @@ def test_the_command_is_killed_and_repeated(bench: Any) -> None:
     command = [sys.executable, "-m", "rupert", "run", str(study), "--output-dir", str(bench.store)]
     with (bench.root / "out.txt").open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
-    wait_for(
-        lambda: any(bench.store.glob("defend/none-*")) and any(bench.store.glob("working/*/request.json")), process
+    wait_until(
+        lambda: any(bench.store.glob("defend/none-*")) and any(bench.store.glob("working/*/request.json")),
+        lambda: process.poll() is None,
     )
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -51,10 +54,11 @@ def test_the_command_is_killed_and_repeated(bench: Any) -> None:
     bench.require_same()
 
 
-def wait_for(condition: Any, process: subprocess.Popen[bytes]) -> None:
+def wait_until(condition: Callable[[], bool], lives: Callable[[], bool]) -> None:
+    """Look again and again, as long as the run lives that is to bring it about."""
     deadline = time.monotonic() + 300
     while not condition():
-        assert process.poll() is None, "it ended before it could be killed"
+        assert lives() or condition(), "it ended before"
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
