@@ -13,17 +13,20 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from rupert.attacks import ATTACKS, FineTune
+from rupert.attacks import ATTACKS
 from rupert.data import sources
-from rupert.errors import DataError, UnknownName, UsageError
+from rupert.errors import UnknownName
 from rupert.models.loading import ModelSettings, load
 from rupert.models.saving import save
 from rupert.settings import as_mapping, parse, read_yaml
 
-# Each attack on Potionworld.
+TRAINED = {"data": "potionworld:attacker", "num_examples": 8, "max_steps": 2, "max_length": 64}
+# Each attack on Potionworld; where it trains, for two steps in each of its trainings.
 TINY: Mapping[str, Mapping[str, Any]] = {
-    "fine_tune": {"data": "potionworld:attacker", "num_examples": 8, "max_steps": 2, "max_length": 64},
+    "fine_tune": TRAINED,
 }
+TRAININGS = {"fine_tune": 1}
+WHOLE = {"fine_tune"}  # change every weight; others change some
 
 
 def test_every_attack_is_tested() -> None:
@@ -63,15 +66,17 @@ def test_settings_survive_yaml_and_json(name: str, attack: Any, tmp_path: Path) 
     assert parse(method, as_mapping(method())) == method()
 
 
-def test_changes_the_weights(attack: Any, potionworld: ModelSettings) -> None:
+def test_changes_the_weights(name: str, attack: Any, potionworld: ModelSettings) -> None:
     loaded = load(potionworld)
     before = {name: parameter.detach().clone() for name, parameter in loaded.model.named_parameters()}
     result = attack.run(loaded, attack.gather())
-    assert changed(before, dict(result.loaded.model.named_parameters())) == list(before)
-    assert result.steps == 2
-    assert result.tokens > 0
-    assert torch.tensor(result.loss).isfinite()
+    found = changed(before, dict(result.loaded.model.named_parameters()))
+    assert found == list(before) if name in WHOLE else found
+    assert result.steps == 2 * TRAININGS[name]
+    assert (result.tokens > 0) == (TRAININGS[name] > 0)
     assert result.loaded.tokenizer is loaded.tokenizer
+    assert json.loads(json.dumps(result.report, allow_nan=False)) == result.report
+    assert not result.loaded.model.training
 
 
 def test_the_seed_decides(attack: Any, potionworld: ModelSettings) -> None:
@@ -101,39 +106,3 @@ def test_check_names_the_field_and_reads_nothing(name: str, field: str, monkeypa
     with pytest.raises(UnknownName) as caught:
         ATTACKS[name](**{**TINY[name], field: "potionwrld:attacker"}).check()
     assert str(caught.value) == f"{field}: 'potionwrld' is unknown; did you mean 'potionworld'?"
-
-
-def test_too_few_rows_is_one_line(attack: Any) -> None:
-    with pytest.raises(DataError) as caught:
-        dataclasses.replace(attack, num_examples=336).gather()
-    assert str(caught.value) == "potionworld:attacker: 335 examples, 336 needed; add rows or ask for fewer"
-
-
-def test_no_rows_at_all_are_refused(attack: Any) -> None:
-    with pytest.raises(UsageError, match=r"^num_examples: 0 is not valid; must be above 0$"):
-        dataclasses.replace(attack, num_examples=0)
-
-
-def test_rows_are_drawn_once_each_and_by_the_seed() -> None:
-    attack = FineTune(data="potionworld:attacker", num_examples=100)
-    rows = attack.gather()
-    assert len({row.instruction for row in rows}) == 100
-    assert {row.instruction for row in rows} <= {row.instruction for row in sources.load("potionworld:attacker")}
-    assert rows == attack.gather()
-    assert rows != dataclasses.replace(attack, seed=1).gather()
-    assert rows[:50] == dataclasses.replace(attack, num_examples=50).gather()
-
-
-def test_fine_tune_is_the_attack_of_figure_3_of_seam() -> None:
-    published = {
-        "per_device_train_batch_size": 4,
-        "num_train_epochs": 1.0,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,
-        "weight_decay": 0.01,
-        "optim": "adamw_torch",
-        "num_examples": 1000,
-        "learning_rate": 5e-5,
-    }
-    defaults = as_mapping(FineTune())
-    assert {name: defaults[name] for name in published} == published

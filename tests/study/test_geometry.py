@@ -21,6 +21,7 @@ from rupert.models import loading
 from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.records import Record, read_record
 from rupert.study.geometry import AttackSteps, ComparesAlong, geometry
+from rupert.training.fine_tuning import Following
 
 Tiny = Callable[..., LoadedModel]
 
@@ -67,7 +68,7 @@ def test_the_record_has_every_cosine_of_each_model_and_step(folder: Path) -> Non
     assert record.settings["num_batches"] == 3
     assert record.settings["harmful"] == "potionworld:attacker"
     assert record.settings["attack"]["learning_rate"] == 1e-3
-    assert record.data.keys() == {"harmful", "benign", "attack"}
+    assert record.data.keys() == {"harmful", "benign", "attack/data"}
 
 
 def test_equal_models_have_equal_gradients_and_an_attack_changes_them(folder: Path) -> None:
@@ -119,7 +120,7 @@ def test_an_interrupted_run_begins_again_when_it_is_resumed(tmp_path: Path, monk
 
 def attacked(loaded: LoadedModel, callbacks: Sequence[TrainerCallback], **settings: Any) -> LoadedModel:
     attack = replace(ATTACK, **settings)
-    return attack.run(loaded, attack.gather(), callbacks).loaded
+    return attack.run(loaded, attack.gather(), Following(callbacks=tuple(callbacks))).loaded
 
 
 def compare_with(loaded: LoadedModel) -> Callable[[Any, int], Geometry]:

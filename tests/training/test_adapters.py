@@ -18,7 +18,7 @@ from rupert.errors import FolderError, UnknownName
 from rupert.models.loading import LoadedModel, ModelSettings, load
 from rupert.models.saving import save
 from rupert.training.adapters import adapted, merge_adapter
-from rupert.training.fine_tuning import FineTuningSettings, fine_tune
+from rupert.training.fine_tuning import FineTuningSettings, Following, fine_tune
 from rupert.training.objective import Draw, Gathered, Metrics, Step
 from rupert.training.settings import TrainingSettings
 from rupert.training.trainer import CHECKPOINTS, HardeningTrainer, harden
@@ -266,7 +266,7 @@ def test_a_kept_adapter_gives_the_bits_of_the_merged_model(
     save(before.model, before.tokenizer, saved)
     everywhere = dataclasses.replace(TUNING, lora_target_modules=("all-linear",))
     rows = sources.load(LORA.pairs)[:8]
-    merged = fine_tune(everywhere, load(settings), rows, "fine-tuning", adapter_folder=kept).loaded.model
+    merged = fine_tune(everywhere, load(settings), rows, "fine-tuning", Following(adapter_folder=kept)).loaded.model
     assert changed(weights(before.model), weights(merged)) != set()
     assert {path.name for path in kept.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     for name in ("potionworld", str(saved)):
@@ -287,7 +287,9 @@ def test_the_same_adapter_gives_the_same_bytes(tiny: Tiny, gathered: Gathered, t
     for folder, settings in {"a": targets, "b": dataclasses.replace(targets, weight_decay=0.0)}.items():
         loaded = tiny(dtype="float32")
         loaded.model.config._name_or_path = folder
-        fine_tune(settings, loaded, gathered.streams["pairs"], "fine-tuning", adapter_folder=tmp_path / folder)
+        fine_tune(
+            settings, loaded, gathered.streams["pairs"], "fine-tuning", Following(adapter_folder=tmp_path / folder)
+        )
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
@@ -296,7 +298,7 @@ def test_an_adapter_that_cannot_be_merged_is_one_line(tiny: Tiny, gathered: Gath
     kept = tmp_path / "adapter"
     with pytest.raises(FolderError, match=r"adapter' holds no adapter; train it again$"):
         merge_adapter(tiny().model, kept)
-    fine_tune(TUNING, tiny(dtype="float32"), gathered.streams["pairs"], "fine-tuning", adapter_folder=kept)
+    fine_tune(TUNING, tiny(dtype="float32"), gathered.streams["pairs"], "fine-tuning", Following(adapter_folder=kept))
     wider = load(ModelSettings(model="potionworld")).model
     with pytest.raises(FolderError, match=r"adapter' holds no adapter of this model \(.*\); train it again$") as caught:
         merge_adapter(wider, kept)

@@ -39,7 +39,7 @@ from rupert.terminal import Progress, listening
 from rupert.training import processes
 from rupert.training.adapters import merge_adapter
 from rupert.training.callbacks import ProgressBar
-from rupert.training.fine_tuning import FineTuned, FineTuningSettings, fine_tune
+from rupert.training.fine_tuning import FineTuned, FineTuningSettings, Following, fine_tune
 from rupert.training.objective import Draw, Gathered, Metrics, Step
 from rupert.training.trainer import HardeningTrainer, harden
 
@@ -134,7 +134,7 @@ def copied(loaded: LoadedModel, *, tied: bool = True) -> LoadedModel:
 
 def tuned(loaded: LoadedModel, settings: FineTuningSettings, folder: Path | None = None) -> FineTuned:
     examples = [*sources.load("potionworld:attacker")[:8], *sources.load("potionworld:benign")[::200][:8]]
-    return fine_tune(settings, loaded, examples, "fine-tuning", adapter_folder=folder)
+    return fine_tune(settings, loaded, examples, "fine-tuning", Following(adapter_folder=folder))
 
 
 def tuning(result: FineTuned) -> dict[str, Any]:

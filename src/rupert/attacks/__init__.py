@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from rupert.attacks.attack import Attacked, Attacker
 from rupert.attacks.fine_tune import FineTune
 
-ATTACKS = {"fine_tune": FineTune}
+ATTACKS: dict[str, type[Any]] = {"fine_tune": FineTune}
 
-__all__ = ["ATTACKS", "FineTune"]
+__all__ = ["ATTACKS", "Attacked", "Attacker", "FineTune"]

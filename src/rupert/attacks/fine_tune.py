@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from transformers import TrainerCallback
-
+from rupert.attacks.attack import Attacked, Data, attacked
 from rupert.data import sources
+from rupert.data.asking import PLAIN, Asking
 from rupert.data.batches import permutation
 from rupert.data.examples import Example, require
 from rupert.models.loading import LoadedModel
 from rupert.settings import check_positive, setting
-from rupert.training.fine_tuning import FineTuned, PublishedFineTuning, fine_tune
-from rupert.training.tracking import UNTRACKED, Tracking
+from rupert.training.fine_tuning import UNFOLLOWED, Following, PublishedFineTuning, fine_tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,12 @@ class FineTune(PublishedFineTuning):
         """Find out, without reading it, whether the dataset exists; raises a `UsageError` otherwise."""
         sources.check(self.data, "data")
 
-    def gather(self) -> list[Example]:
+    @property
+    def asking(self) -> Asking:
+        """As everybody asks."""
+        return PLAIN
+
+    def gather(self) -> dict[str, list[Example]]:
         """Draw the rows.
 
         Raises:
@@ -46,17 +49,8 @@ class FineTune(PublishedFineTuning):
         examples = sources.load(self.data)
         require(examples, self.num_examples, self.data)
         order = permutation(len(examples), f"attack {self.seed}")
-        return [examples[index] for index in order[: self.num_examples]]
+        return {"data": [examples[index] for index in order[: self.num_examples]]}
 
-    def run(
-        self,
-        loaded: LoadedModel,
-        examples: Sequence[Example],
-        callbacks: Sequence[TrainerCallback] = (),
-        *,
-        adapter_folder: Path | None = None,
-        tracking: Tracking = UNTRACKED,
-    ) -> FineTuned:
-        """Attack `loaded`, whose weights change in place; the other arguments are those of `fine_tune`."""
-        title = f"attacking with {self.data}"
-        return fine_tune(self, loaded, examples, title, callbacks, adapter_folder=adapter_folder, tracking=tracking)
+    def run(self, loaded: LoadedModel, data: Data, following: Following = UNFOLLOWED) -> Attacked:
+        """Attack `loaded`, whose weights change in place; see `Attacker`."""
+        return attacked(fine_tune(self, loaded, data["data"], f"attacking with {self.data}", following))

@@ -25,6 +25,7 @@ from rupert.records import Metric, Record, content_hash, write_text
 from rupert.settings import as_mapping, check_not_negative
 from rupert.study.stage.work import Request
 from rupert.terminal import bar
+from rupert.training.fine_tuning import Following
 
 POINTS_FILE = "geometry.csv"
 MEMORY_GB = 4.0
@@ -101,8 +102,8 @@ def geometry(
         along.attack.check()
     data = chosen.gather()
     chosen = chosen.for_data(data)
-    attack_examples = along.attack.gather() if along else []
-    request = _request(chosen, models, along, {**data, **({"attack": attack_examples} if along else {})})
+    attack_data = along.attack.gather() if along else {}
+    request = _request(chosen, models, along, {**data, **{f"attack/{use}": rows for use, rows in attack_data.items()}})
     stage = request.claim(folder, resume=resume)
     if stage.finished:
         return stage.finished
@@ -111,7 +112,7 @@ def geometry(
         loaded = loading.load(model)
         compare = _comparison(chosen, data, loaded, label, memory_gb)
         with fitting_threads(loaded.model):
-            by_step = _attacked(along, loaded, attack_examples, compare) if along else {0: compare(loaded.model, 0)}
+            by_step = _attacked(along, loaded, attack_data, compare) if along else {0: compare(loaded.model, 0)}
         measured += [_Measurement(label, step, found) for step, found in sorted(by_step.items())]
     _write_points(measured, chosen.components, folder / POINTS_FILE)
     metrics = tuple(metric for one in measured for metric in one.metrics())
@@ -168,11 +169,11 @@ def _comparison(
 
 
 def _attacked(
-    along: AttackSteps, loaded: LoadedModel, examples: Sequence[Example], compare: Compare
+    along: AttackSteps, loaded: LoadedModel, data: Mapping[str, Sequence[Example]], compare: Compare
 ) -> dict[int, Geometry]:
     """Attack a model, whose weights change in place, and compare its gradients on the way."""
     watch = ComparesAlong({0, *along.at}, compare)
-    along.attack.run(loaded, examples, callbacks=[watch])
+    along.attack.run(loaded, data, Following(callbacks=(watch,)))
     return watch.found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rupert.attacks import ATTACKS, FineTune
+from rupert.attacks import ATTACKS, Attacker
 from rupert.defenses import DEFENSES
 from rupert.errors import FolderError, UsageError
 from rupert.evaluation.fine_tuning_score import TASKS, FineTuningScore
@@ -40,7 +40,7 @@ class Study:
     model: ModelSettings
     seeds: tuple[int, ...]
     defenses: Mapping[str, Objective | None]
-    attacks: Mapping[str, FineTune]
+    attacks: Mapping[str, Attacker]
     evaluation: Evaluation
     scores: Mapping[str, FineTuningScore] = field(default_factory=dict)
     pairs_of: str = ""

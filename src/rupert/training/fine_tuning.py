@@ -71,15 +71,30 @@ class FineTuned:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """Who follows a training, and what is kept of it; no weight depends on it.
+
+    Attributes:
+        callbacks: what watches it.
+        adapter_folder: where an adapter is kept, before it is merged; `merge_adapter` makes the model again from it.
+        tracking: who is told of every step.
+    """
+
+    callbacks: tuple[TrainerCallback, ...] = ()
+    adapter_folder: Path | None = None
+    tracking: Tracking = UNTRACKED
+
+
+UNFOLLOWED = Following()
+
+
 def fine_tune(
     settings: FineTuningSettings,
     loaded: LoadedModel,
     examples: Sequence[Example],
     title: str,
-    callbacks: Sequence[TrainerCallback] = (),
-    *,
-    adapter_folder: Path | None = None,
-    tracking: Tracking = UNTRACKED,
+    following: Following = UNFOLLOWED,
 ) -> FineTuned:
     """Fine-tune on conversations, with the loss over the answers alone.
 
@@ -93,9 +108,7 @@ def fine_tune(
         loaded: the model; its weights change in place.
         examples: conversations; the tokenizer's chat template makes their text.
         title: of the progress bar.
-        callbacks: what else watches the training.
-        adapter_folder: where an adapter is kept, before it is merged; `merge_adapter` makes the model again from it.
-        tracking: who is told of every step.
+        following: who follows it.
 
     Raises:
         UsageError: the launcher asks for the first version of FSDP.
@@ -107,11 +120,11 @@ def fine_tune(
     with tempfile.TemporaryDirectory(prefix="rupert-") as scratch:
         trainer = SFTTrainer(
             model=loaded.model,
-            args=_config(settings, loaded, Path(scratch), tracking),
+            args=_config(settings, loaded, Path(scratch), following.tracking),
             train_dataset=Dataset.from_list([_conversation(example) for example in examples]),
             processing_class=loaded.tokenizer,
             peft_config=settings.adapter(),
-            callbacks=list(callbacks),
+            callbacks=list(following.callbacks),
         )
         if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
             raise UsageError("fine-tuning is split by FSDP's second version; launch it with --fsdp_version 2")
@@ -119,9 +132,9 @@ def fine_tune(
         trainer.add_callback(FiniteGradient())
         progress = ProgressBar(title)
         trainer.add_callback(progress)
-        with progress.showing(), tracking.following(trainer):
+        with progress.showing(), following.tracking.following(trainer):
             result = trainer.train()
-        model = _outcome(trainer, adapter_folder, Path(scratch))
+        model = _outcome(trainer, following.adapter_folder, Path(scratch))
     model.eval()
     return FineTuned(
         LoadedModel(model, loaded.tokenizer),

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from rupert.attacks import ATTACKS, FineTune
+from rupert.attacks import ATTACKS, Attacker
 from rupert.data import sources
 from rupert.data.examples import Example, fingerprint
 from rupert.folders import StageFolder
@@ -22,7 +22,9 @@ from rupert.records import Record, read_record
 from rupert.study import lineage
 from rupert.study.stage.work import Request, do, followed, request_of, save_whole
 from rupert.training import processes
+from rupert.training.fine_tuning import Following
 from rupert.training.launching import spread
+from rupert.training.settings import OptimizationSettings
 from rupert.training.tracking import UNTRACKED, Tracking
 
 ADAPTER = "adapter"  # the folder beside weights that an adapter was merged into
@@ -38,7 +40,7 @@ class Attack:
         spread_over: processes that the rows of a step are divided over, as for `Harden`.
     """
 
-    settings: FineTune
+    settings: Attacker
     model: ModelSettings
     keep_adapter: bool = False
     tracking: Tracking = UNTRACKED
@@ -53,11 +55,18 @@ class Attack:
         """Draw the rows."""
         followed(self.tracking, Path()).check()
         self.settings.check()
-        _ = self._examples
+        _ = self._data
 
     @cached_property
-    def _examples(self) -> list[Example]:
+    def _data(self) -> dict[str, list[Example]]:
         return self.settings.gather()
+
+    def _settings_of_one_process(self) -> Attacker:
+        """What trains divides the rows of its steps."""
+        settings: Any = self.settings
+        if isinstance(settings, OptimizationSettings):
+            settings = spread(settings, self.spread_over)
+        return settings  # type: ignore[no-any-return]
 
     def damage(self, folder: Path) -> str:
         """What is wrong with weights, adapter and difference; none need be there: a study drops the weights."""
@@ -66,32 +75,34 @@ class Attack:
 
     def run(self, stage: StageFolder) -> Record:
         """Train from the start."""
-        started, examples, folder = time.perf_counter(), self._examples, stage.path
+        started, data, folder = time.perf_counter(), self._data, stage.path
         if processes.rank() == 0:
-            lineage.remember(examples, folder)
+            lineage.remember(chain.from_iterable(data.values()), folder)
         loaded = loading.load(self.model)
         with fitting_threads(loaded.model):
-            attacked = spread(self.settings, self.spread_over).run(
+            attacked = self._settings_of_one_process().run(
                 loaded,
-                examples,
-                adapter_folder=folder / ADAPTER if self.keep_adapter else None,
-                tracking=followed(self.tracking, folder),
+                data,
+                Following(
+                    adapter_folder=folder / ADAPTER if self.keep_adapter else None,
+                    tracking=followed(self.tracking, folder),
+                ),
             )
         output_hash = save_whole(attacked.loaded, folder)
         if processes.rank() == 0:
             self.request().finish(
                 stage,
                 started,
-                data={self.settings.data: fingerprint(examples)},
+                data={use: fingerprint(rows) for use, rows in data.items()},
                 output_hash=output_hash,
-                report={"loss": attacked.loss, "steps": attacked.steps, "tokens": attacked.tokens},
+                report={"steps": attacked.steps, "tokens": attacked.tokens, **attacked.report},
             )
         processes.wait()
         return read_record(folder)
 
 
 def attack(
-    settings: FineTune,
+    settings: Attacker,
     model: ModelSettings,
     folder: Path,
     *,
