@@ -23,8 +23,9 @@ GEOMETRY = [name for name in NAMES if "components" in read_yaml(find_recipe(name
 DEFENSE_SETTINGS = [name for name in NAMES if name not in (*STUDIES, *GEOMETRY)]
 CHAT, BASE = "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-hf"
 DOCUMENTATION = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
-# The grid that each table and figure of a paper is, for the paper's models and in the embedded world.
+# The grid that each table and figure is, for the papers' models and in the embedded world.
 GRIDS = {
+    "defenses-potionworld": ("potionworld", 10, 6),
     "sdd-table-llama2-7b-chat": (CHAT, 2, 2),
     "sdd-table-llama2-7b": (BASE, 2, 2),
     "sdd-table-potionworld": ("potionworld", 2, 3),
@@ -52,7 +53,7 @@ def pinned(defense: Any) -> Any:
     return dataclasses.replace(defense, **named)
 
 
-def test_every_study_that_is_of_a_paper_has_its_grid_here() -> None:
+def test_every_study_has_its_grid_here() -> None:
     assert {name for name in STUDIES if not name.startswith("demo")} == set(GRIDS)
 
 
@@ -66,7 +67,7 @@ def test_a_study_is_read_and_its_data_exist(name: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_papers_table_or_figure_has_its_cells(name: str) -> None:
+def test_a_table_or_figure_has_its_cells(name: str) -> None:
     study = read_study(find_recipe(name))
     assert (study.model.model, len(study.defenses), len(study.attacks)) == GRIDS[name]
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from rupert.errors import UsageError
 from rupert.study.graph import Graph, graph
 from rupert.study.reading import read_study
 from rupert.study.recipes import find_recipe
-from rupert.study.study import Study
+from rupert.study.study import Study, describe, restore
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,36 @@ def test_a_study_of_a_thousand_cells_is_a_graph_of_its_stages(study: Study) -> N
     found = graph(replace(study, attacks=many, scores={}))
     assert len(found.models) == 2 * 3 * 168
     assert len(found.nodes) == 5 + 2 * 3 + 2 * (2 * 3 * 167)
+
+
+def test_a_defense_goes_on_from_the_model_that_another_one_hardened() -> None:
+    chained = read_study(find_recipe("demo"), ["defenses.sdd.after=seam"])
+    assert chained.after == {"sdd": "seam"}
+    found = graph(chained)
+    hardened = {node.name: node for node in found.nodes if node.kind == "defend"}
+    assert hardened["sdd"].model is hardened["seam"]
+    assert hardened["seam"].model is None
+    assert labels(found, "defend") == ["none", "seam-seed0", "sdd-seed0"]
+    assert [model.defense for model in found.models][::7] == ["none", "sdd", "seam"]  # the grid stays as it was
+    alone = {node.name: node for node in graph(read_study(find_recipe("demo"))).nodes}
+    assert alone["sdd"].signature != hardened["sdd"].signature
+    assert alone["seam"].signature == hardened["seam"].signature
+    assert restore(describe(chained)).after == chained.after
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["defenses.sdd.after=sem"], "override: defenses.sdd.after: 'sem' is unknown; did you mean 'seam'?"),
+        (["defenses.sdd.after=none"], "override: defenses.sdd.after: 'none' is unknown; valid: seam"),
+        (
+            ["defenses.sdd.after=seam", "defenses.seam.after=sdd"],
+            "override: defenses.sdd.after: 'seam' is not valid; a circle: sdd -> seam -> sdd",
+        ),
+        (["attacks.benign.after=fine_tune"], "override: attacks.benign.after: 'after' is unknown"),
+    ],
+)
+def test_a_chain_that_cannot_be_is_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_study(find_recipe("demo"), words)
+    assert str(caught.value).startswith(message)

@@ -75,6 +75,7 @@ def test_a_study_runs_to_its_last_cell(name: str, folder: Path) -> None:
 
 def test_every_table_and_figure_is_among_them() -> None:
     assert {name for name in STUDIES if name != "demo"} == {
+        "defenses-potionworld",
         "sdd-data-volume-potionworld",
         "sdd-reject-table-potionworld",
         "sdd-table-potionworld",

@@ -105,16 +105,26 @@ class _Builder:
 
     def seed(self, study: Study, seed: int) -> list[Model]:
         """Every model of one seed: all defenses first, because each is measured on the pairs of one of them."""
-        hardened = {label: self._add("defend", label, defense, seed) for label, defense in study.defenses.items()}
+        hardened: dict[str, Node] = {}
+        for label in study.defenses:
+            self._harden(study, label, seed, hardened)
         pairs = hardened[study.pairs_of] if study.pairs_of else None
         return [
             model
-            for defense, node in hardened.items()
+            for defense in study.defenses
             for model in [
-                self._unattacked(study, defense, node, pairs),
-                *(self._attacked(study, defense, attack, node, pairs) for attack in study.attacks),
+                self._unattacked(study, defense, hardened[defense], pairs),
+                *(self._attacked(study, defense, attack, hardened[defense], pairs) for attack in study.attacks),
             ]
         ]
+
+    def _harden(self, study: Study, label: str, seed: int, hardened: dict[str, Node]) -> Node:
+        """Add a hardening, behind the one that it goes on from."""
+        if label not in hardened:
+            earlier = study.after.get(label)
+            model = self._harden(study, earlier, seed, hardened) if earlier else None
+            hardened[label] = self._add("defend", label, study.defenses[label], seed, model=model)
+        return hardened[label]
 
     def _unattacked(self, study: Study, defense: str, hardened: Node, pairs: Node | None) -> Model:
         [seed] = study.seeds

@@ -10,7 +10,8 @@
     notes: [TEXT]
 
 Of a label's keys, `method` names the method where the label does not, and `recipe` the settings to start from (a recipe
-or a path relative to the file that names it), so that a study and `--config` share them; all others are settings.
+or a path relative to the file that names it), so that a study and `--config` share them; `after` of a defense names
+another one, whose hardened model it hardens further; all others are settings.
 A list where a single value is meant is an axis of the grid: each value makes one entry, called LABEL-VALUE. The label
 `none` among the defenses is the undefended model. Labels have no dots, because dots divide the words of the command
 line.
@@ -74,6 +75,7 @@ class _Reader:
         self._values = layers.values
         self._problems = problems
         self._where = layers.where
+        self._after: dict[str, tuple[Any, str]] = {}  # label -> what it names, and where
 
     def parts(self) -> dict[str, Any]:
         """The fields of `Study`, but for its name."""
@@ -95,6 +97,8 @@ class _Reader:
                 part = read()
                 found |= {key: part} if len(self._problems) == told else {}
         if "defenses" in found:  # one that could not be read may be the one that is named
+            with self._problems.noted():
+                found["after"] = self._chained(found["defenses"])
             with self._problems.noted():
                 found["pairs_of"] = self._pairs_of(found["defenses"])
         return found
@@ -145,6 +149,18 @@ class _Reader:
             self._problems.add(InvalidValue(self._where("defenses", UNDEFENDED), given, remedy))
         return undefended | self._methods("defenses", DEFENSES, named)
 
+    def _chained(self, defenses: Mapping[str, Objective | None]) -> dict[str, str]:
+        """Defense -> the one that it goes on from."""
+        for label, (earlier, where) in self._after.items():
+            if not isinstance(earlier, str) or defenses.get(earlier) is None:
+                raise UnknownName(where, str(earlier), [other for other in defenses if other not in (UNDEFENDED, label)])
+            chain = [label]
+            while chain[-1] in self._after:
+                chain.append(self._after[chain[-1]][0])
+                if chain[-1] in chain[:-1]:
+                    raise InvalidValue(where, earlier, f"a circle: {' -> '.join(chain)}")
+        return {label: earlier for label, (earlier, _) in self._after.items()}
+
     def _pairs_of(self, defenses: Mapping[str, Objective | None]) -> str:
         if self._values.get("pairs_of") in NOTHING:
             return ""
@@ -184,6 +200,7 @@ class _Reader:
             raise InvalidValue(where, given, "write its settings under it, or nothing")
         values = dict(given or {})
         cls = self._method(values.pop("method", keys[1]), keys, family)
+        chained = {"after": values.pop("after")} if keys[0] == "defenses" and "after" in values else {}
         places = {name: self._where(*keys, name) for name in values}
         if "recipe" in values:
             path = self._recipe(values.pop("recipe"), keys)
@@ -198,6 +215,7 @@ class _Reader:
             with self._problems.noted():
                 _check_name(name, found, where)
                 found[name] = _parsed(cls, one, where, places)
+                self._after |= {name: (earlier, self._where(*keys, "after")) for earlier in chained.values()}
 
     def _method(self, name: Any, keys: tuple[str, str], family: Mapping[str, type[T]]) -> type[T]:
         if not isinstance(name, str) or name not in family:

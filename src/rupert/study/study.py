@@ -30,6 +30,7 @@ class Study:
         attacks: label -> settings.
         evaluation: what is measured on every model.
         scores: label -> an honest task that every model which was not attacked is fine-tuned for and scored on.
+        after: defense -> the defense whose hardened model it hardens further; one that is not named begins with `model`.
         pairs_of: the defense whose pairs' log-probability is measured on every model; empty for none.
         attacked: what becomes of attacked weights once they are measured: deleted, kept as their difference from the
             hardened ones, or kept whole. No number depends on it.
@@ -43,6 +44,7 @@ class Study:
     attacks: Mapping[str, Attacker]
     evaluation: Evaluation
     scores: Mapping[str, FineTuningScore] = field(default_factory=dict)
+    after: Mapping[str, str] = field(default_factory=dict)
     pairs_of: str = ""
     attacked: Attacked = "drop"
     notes: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ def describe(study: Study) -> dict[str, Any]:
         "attacks": _described(study.attacks, ATTACKS),
         "evaluation": as_mapping(study.evaluation),
         "scores": _described(study.scores, TASKS),
+        "after": dict(study.after),
         "pairs_of": study.pairs_of,
         "attacked": study.attacked,
         "notes": list(study.notes),
@@ -103,6 +106,7 @@ def restore(described: Mapping[str, Any]) -> Study:
             attacks=_restored(described["attacks"], ATTACKS),
             evaluation=parse(Evaluation, described["evaluation"]),
             scores=_restored(described["scores"], TASKS),
+            after={label: str(earlier) for label, earlier in described.get("after", {}).items()},
             pairs_of=described["pairs_of"],
             attacked=convert(Attacked, described["attacked"], "attacked"),
             notes=convert(tuple[str, ...], described["notes"], "notes"),
