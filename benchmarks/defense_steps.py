@@ -36,7 +36,8 @@ from rupert.data.batches import Encoded, collate, encode
 from rupert.data.examples import Example
 from rupert.defenses import DEFENSES
 from rupert.models.anatomy import layers
-from rupert.models.loading import DEFAULT_CHAT_TEMPLATE, LoadedModel, ModelSettings, is_potionworld, load
+from rupert.models.chat_templates import DEFAULT_CHAT_TEMPLATE
+from rupert.models.loading import LoadedModel, ModelSettings, is_potionworld, load
 from rupert.records import environment, write_json
 from rupert.training.gradients import backward_answer_cross_entropy
 from rupert.training.objective import Cost

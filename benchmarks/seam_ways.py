@@ -19,7 +19,8 @@ from rupert.data import sources
 from rupert.data.batches import IGNORED, Encoded, collate, encode
 from rupert.data.examples import Example
 from rupert.defenses import SEAM
-from rupert.models.loading import DEFAULT_CHAT_TEMPLATE, LoadedModel, ModelSettings, is_potionworld, load
+from rupert.models.chat_templates import DEFAULT_CHAT_TEMPLATE
+from rupert.models.loading import LoadedModel, ModelSettings, is_potionworld, load
 
 Batch = Mapping[str, Tensor]  # input_ids, attention_mask, labels: each [rows, length]
 Step = Callable[[], object]  # leaves a gradient in p.grad

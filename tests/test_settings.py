@@ -16,6 +16,7 @@ from rupert.settings import (
     check_not_negative,
     check_positive,
     check_range,
+    defining,
     fields_of,
     parse,
     read_yaml,
@@ -227,3 +228,14 @@ def test_a_yaml_file_that_is_not_there_a_folder_or_not_text(tmp_path: Path) -> N
         read_yaml(tmp_path)
     with pytest.raises(UsageError, match="is not YAML text in UTF-8"):
         read_yaml(binary)
+
+
+def test_what_came_later_defines_nothing_at_its_default() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Grown:
+        rate: float = setting(1.0, "known from the start")
+        clipped: bool = setting(False, "came later", later=True)
+
+    assert defining(Grown()) == {"rate": 1.0}
+    assert defining(Grown(clipped=True)) == {"rate": 1.0, "clipped": True}
+    assert as_mapping(Grown()) == {"rate": 1.0, "clipped": False}

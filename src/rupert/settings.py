@@ -36,6 +36,7 @@ class SettingField:
     annotation: Any
     default: Any
     help: str
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,15 @@ class _Kind:
     read: Callable[[Any], Any]
 
 
-def setting(default: T, text: str) -> T:
-    """A dataclass field with its default and the help text that the command line shows."""
-    return dataclasses.field(default=default, metadata={"help": text})
+def setting(default: T, text: str, *, later: bool = False) -> T:
+    """A dataclass field with its default and the help text that the command line shows.
+
+    Args:
+        default: its value where none is given.
+        text: what it is, and where the default is from.
+        later: it came to a method that was used without it, and its default leaves all as it was; see `defining`.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, "later": later})
 
 
 def fields_of(cls: type) -> tuple[SettingField, ...]:
@@ -71,7 +78,7 @@ def _field(cls: type, field: dataclasses.Field[Any], annotation: Any) -> Setting
         raise TypeError(f"{cls.__name__}.{field.name} must be made by rupert.settings.setting")
     if not _is_supported(required_type(annotation)):
         raise TypeError(f"{cls.__name__}.{field.name}: settings cannot be of type {annotation}")
-    return SettingField(field.name, annotation, field.default, field.metadata["help"])
+    return SettingField(field.name, annotation, field.default, field.metadata["help"], field.metadata["later"])
 
 
 def _is_supported(wanted: Any) -> bool:
@@ -211,6 +218,16 @@ def as_mapping(settings: Any) -> dict[str, Any]:
     """The inverse of `parse`, in JSON values; settings that are equal give the same JSON (1 and 1.0 both give 1.0)."""
     values = {field.name: getattr(settings, field.name) for field in fields_of(type(settings))}
     return {name: _listed(value) for name, value in convert_all(type(settings), values).items()}
+
+
+def defining(settings: Any) -> dict[str, Any]:
+    """As `as_mapping`, without what came later and is as if it had not: what was done before it came is still known."""
+    later = {field.name for field in fields_of(type(settings)) if field.later and _is_default(settings, field)}
+    return {name: value for name, value in as_mapping(settings).items() if name not in later}
+
+
+def _is_default(settings: Any, field: SettingField) -> bool:
+    return bool(getattr(settings, field.name) == field.default)
 
 
 def _listed(value: Any) -> Any:

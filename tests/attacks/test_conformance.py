@@ -21,12 +21,47 @@ from rupert.models.saving import save
 from rupert.settings import as_mapping, parse, read_yaml
 
 TRAINED = {"data": "potionworld:attacker", "num_examples": 8, "max_steps": 2, "max_length": 64}
+MIXED = TRAINED | {"benign": "potionworld:benign", "poison_ratio": 0.5}
 # Each attack on Potionworld; where it trains, for two steps in each of its trainings.
 TINY: Mapping[str, Mapping[str, Any]] = {
     "fine_tune": TRAINED,
+    "early_stopping": TRAINED | {"benign": "potionworld:benign", "num_benign_examples": 8, "watch_steps": 1},
+    "recovery": MIXED | {"recovery": "potionworld:refusals", "recovery_num_examples": 8, "recovery_max_steps": 2},
+    "projection": TRAINED | {"benign": "potionworld:benign"},
+    "reinitialization": MIXED,
+    "interpolation": TRAINED | {"towards": "potionworld"},
+    "refusal_ablation": {
+        "harmful": "potionworld:attacker",
+        "harmless": "potionworld:benign",
+        "num_examples": 8,
+        "num_held_out": 4,
+    },
+    "identity_shift": TRAINED | {"data": "potionworld:benign", "per_device_train_batch_size": 4},
+    "jailbreak_tune": MIXED,
+    "prompt_tune": TRAINED | {"num_virtual_tokens": 4},
 }
-TRAININGS = {"fine_tune": 1}
-WHOLE = {"fine_tune"}  # change every weight; others change some
+TRAININGS = {
+    "fine_tune": 1,
+    "early_stopping": 1,
+    "recovery": 2,
+    "projection": 1,
+    "reinitialization": 1,
+    "interpolation": 1,
+    "refusal_ablation": 0,
+    "identity_shift": 1,
+    "jailbreak_tune": 1,
+    "prompt_tune": 1,
+}
+WHOLE = {
+    "fine_tune",
+    "early_stopping",
+    "recovery",
+    "projection",
+    "reinitialization",
+    "interpolation",
+    "identity_shift",
+    "jailbreak_tune",
+}  # change every weight; others change some
 
 
 def test_every_attack_is_tested() -> None:
@@ -70,7 +105,8 @@ def test_changes_the_weights(name: str, attack: Any, potionworld: ModelSettings)
     loaded = load(potionworld)
     before = {name: parameter.detach().clone() for name, parameter in loaded.model.named_parameters()}
     result = attack.run(loaded, attack.gather())
-    found = changed(before, dict(result.loaded.model.named_parameters()))
+    after = dict(result.loaded.model.named_parameters())
+    found = changed(before, {name: after[name] for name in before})  # others may be new, such as an untied output head
     assert found == list(before) if name in WHOLE else found
     assert result.steps == 2 * TRAININGS[name]
     assert (result.tokens > 0) == (TRAININGS[name] > 0)
@@ -93,7 +129,7 @@ def test_an_attacked_model_saves_and_loads(attack: Any, potionworld: ModelSettin
 
 
 def fields_with_data() -> list[tuple[str, str]]:
-    return [(name, field) for name in TINY for field, value in TINY[name].items() if "potionworld" in str(value)]
+    return [(name, field) for name, settings in TINY.items() for field in ATTACKS[name](**settings).datasets]
 
 
 @pytest.mark.parametrize(("name", "field"), fields_with_data())

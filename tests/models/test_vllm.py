@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from rupert.errors import DataError, UsageError
 from rupert.models import vllm
 from rupert.models.generation import generate
 from rupert.models.loading import POTIONWORLD_FOLDER, ModelSettings, load
+from rupert.models.sampling import Sampling
 
 PROMPTS = [example.prompt for example in potionworld.examples("benign-test")[::40]]
 
@@ -35,6 +36,7 @@ class SamplingParams:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    seed: int | None = None
     repetition_penalty: float = 1.0
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
@@ -107,7 +109,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
             ]
 
         def answer(self, ids: list[int], asked: SamplingParams) -> list[int]:
-            assert asked.temperature == 0
             output = self.model.generate(
                 torch.tensor([ids]),
                 max_new_tokens=asked.max_tokens,
@@ -232,6 +233,22 @@ def test_what_it_is_asked(folder: Path, settings: ModelSettings, seen: Seen) -> 
     assert seen.made == [
         {"model": str(folder), "dtype": "float32", "revision": None, "seed": 0, "max_model_len": max(lengths) + 12}
     ]
+
+
+def test_sampled_answers_are_asked_for_with_a_seed_for_each_prompt(settings: ModelSettings, seen: Seen) -> None:
+    for sampling in (Sampling(0.7, seed=3), Sampling(0.7, seed=3), Sampling(0.7, seed=4)):
+        list(vllm.answers(settings, PROMPTS, max_new_tokens=2, sampling=sampling))
+    seeds = [[asked.seed for asked in call] for call in seen.asked]
+    assert seeds[0] == seeds[1]
+    assert len({*seeds[0], *seeds[2]}) == 2 * len(PROMPTS)
+    assert {(asked.temperature, asked.top_p, asked.top_k) for call in seen.asked for asked in call} == {(0.7, 1.0, 0)}
+
+
+def test_the_chat_template_that_is_asked_for_makes_the_prompts(settings: ModelSettings, seen: Seen) -> None:
+    list(vllm.answers(replace(settings, chat_template="bare"), PROMPTS, max_new_tokens=12))
+    tokenizer = load(settings).tokenizer
+    longest = max(len(tokenizer(prompt[-1]["content"]).input_ids) for prompt in PROMPTS)
+    assert seen.made[0]["max_model_len"] == longest + 12
 
 
 def test_an_answer_ends_where_the_models_positions_do(settings: ModelSettings, seen: Seen) -> None:

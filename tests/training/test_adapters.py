@@ -190,9 +190,11 @@ class Cut:
         return cut
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_resumed_equals_uninterrupted(tiny: Tiny, gathered: Gathered, tmp_path: Path, lora: bool) -> None:
-    objective = dataclasses.replace(LORA, lora=lora, lora_dropout=0.3, max_steps=6)
+@pytest.mark.parametrize(
+    ("lora", "optim"), [(False, "adamw_torch"), (True, "adamw_torch"), (False, "lion"), (False, "muon"), (True, "muon")]
+)
+def test_resumed_equals_uninterrupted(tiny: Tiny, gathered: Gathered, tmp_path: Path, lora: bool, optim: Any) -> None:
+    objective = dataclasses.replace(LORA, lora=lora, lora_dropout=0.3, max_steps=6, optim=optim)
     uninterrupted, resumed = tiny(), tiny()
     expected = hardened(objective, uninterrupted, gathered, tmp_path / "uninterrupted").history
     started: list[torch.Tensor] = []
@@ -256,15 +258,24 @@ def test_a_module_that_does_not_exist_is_one_line(
 TUNING = FineTuningSettings(learning_rate=1e-2, max_steps=2, max_length=64, lora=True, lora_target_modules=("q_proj",))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        ("float32", {}),
+        ("bfloat16", {}),
+        ("float32", {"use_dora": True}),
+        ("bfloat16", {"use_dora": True}),
+        ("float32", {"layers_to_transform": (0, -1)}),
+    ],
+)
 def test_a_kept_adapter_gives_the_bits_of_the_merged_model(
-    potionworld: ModelSettings, tmp_path: Path, dtype: Any
+    potionworld: ModelSettings, tmp_path: Path, dtype: Any, kind: dict[str, Any]
 ) -> None:
     settings = dataclasses.replace(potionworld, dtype=dtype)
     before, kept, saved = load(settings), tmp_path / "adapter", tmp_path / "base"
     saved.mkdir()
     save(before.model, before.tokenizer, saved)
-    everywhere = dataclasses.replace(TUNING, lora_target_modules=("all-linear",))
+    everywhere = dataclasses.replace(TUNING, lora_target_modules=("all-linear",), **kind)
     rows = sources.load(LORA.pairs)[:8]
     merged = fine_tune(everywhere, load(settings), rows, "fine-tuning", Following(adapter_folder=kept)).loaded.model
     assert changed(weights(before.model), weights(merged)) != set()

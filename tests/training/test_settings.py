@@ -45,6 +45,18 @@ BAD: list[tuple[type, dict[str, Any], str]] = [
     (FineTuningSettings, {"lora_alpha": 0}, "lora_alpha: 0 is not valid; must be above 0"),
     (FineTuningSettings, {"lora_dropout": 1.5}, "lora_dropout: 1.5 is not valid; must be from 0.0 to 1.0"),
     (FineTuningSettings, {"lora_target_modules": ()}, "lora_target_modules: () is not valid; name at least one"),
+    (FineTuningSettings, {"data_seed": -1}, "data_seed: -1 is not valid; must be 0 or above"),
+    (FineTuningSettings, {"use_dora": True}, "use_dora: True is not valid; it is a kind of adapter; set lora, too"),
+    (
+        FineTuningSettings,
+        {"load_in_4bit": True},
+        "load_in_4bit: True is not valid; it is a kind of adapter; set lora, too",
+    ),
+    (
+        FineTuningSettings,
+        {"layers_to_transform": ()},
+        "layers_to_transform: () is not valid; name at least one layer, or none for the whole model",
+    ),
     (PairingSettings, {"num_pairs": 0}, "num_pairs: 0 is not valid; must be above 0"),
     (PairingSettings, {"max_draws": 0}, "max_draws: 0 is not valid; must be above 0"),
     (PairingSettings, {"threshold": 1.01}, "threshold: 1.01 is not valid; must be from -1.0 to 1.0"),

@@ -20,8 +20,9 @@ from rupert.data import sources
 from rupert.defenses import SDD
 from rupert.errors import UnknownName, UsageError
 from rupert.models.loading import LoadedModel
+from rupert.training.fine_tuning import Following
 from rupert.training.objective import Draw, Gathered, Metrics, Step
-from rupert.training.tracking import Tracking
+from rupert.training.tracking import UNTRACKED, Tracking
 from rupert.training.trainer import HardeningTrainer, harden
 
 Tiny = Callable[..., LoadedModel]
@@ -71,8 +72,9 @@ def gathered() -> Gathered:
 
 
 def hardened(loaded: LoadedModel, gathered: Gathered, folder: Path, **options: Any) -> HardeningTrainer:
-    given = {"objective": Measuring(DEFENSE), "title": "hardening", "save_steps": 1} | options
-    return harden(given.pop("objective"), loaded, gathered, folder, **given)
+    given = {"objective": Measuring(DEFENSE), "title": "hardening", "save_steps": 1, "tracking": UNTRACKED} | options
+    following = Following(tracking=given.pop("tracking"))
+    return harden(given.pop("objective"), loaded, gathered, folder, following=following, **given)
 
 
 def weights(loaded: LoadedModel) -> torch.Tensor:
@@ -108,7 +110,7 @@ def test_tensorboard_holds_the_losses_of_an_attack(tiny: Tiny, tmp_path: Path) -
                 losses[state.global_step] = logs["loss"]
 
     tracking = Tracking(report_to=("tensorboard",), folder=tmp_path)
-    ATTACK.run(tiny(dtype="float32"), ATTACK.gather(), callbacks=[Remembers()], tracking=tracking)
+    ATTACK.run(tiny(dtype="float32"), ATTACK.gather(), Following(callbacks=(Remembers(),), tracking=tracking))
     assert len(losses) == STEPS
     assert scalars(tmp_path)["train/loss"] == pytest.approx(losses, rel=1e-6)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rupert.data.examples import Example, Message
+from rupert.errors import InvalidValue
 
 REQUEST = "{request}"
 
@@ -29,3 +30,14 @@ class Asking:
 
 
 PLAIN = Asking()
+
+
+def opened(example: Example, opening: str) -> Example:
+    """The same example, whose answer begins with `opening`, unless that is empty."""
+    return replace(example, answer=f"{opening} {example.answer}") if opening else example
+
+
+def check_template(template: str, field: str) -> None:
+    """Raise `InvalidValue` unless a template says where the request goes."""
+    if REQUEST not in template:
+        raise InvalidValue(field, template, f"write {REQUEST} where the request goes")

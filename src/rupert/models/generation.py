@@ -1,4 +1,4 @@
-"""Greedy answers to chat prompts, in batches that finished answers leave and waiting requests join."""
+"""Answers to chat prompts, greedy or sampled, in batches that finished answers leave and waiting requests join."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from transformers import (
     DynamicCache,
     GenerationConfig,
     GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,6 +26,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from rupert.errors import DataError, RunError
+from rupert.models.sampling import GREEDY, Sampling, sampled
 from rupert.terminal import bar
 
 Prompt = Sequence[Mapping[str, Any]]  # chat messages
@@ -49,7 +52,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int = 32,
 ) -> list[str]:
-    """The answers of `answers`, in the order of the prompts."""
+    """The greedy answers of `answers`, in the order of the prompts."""
     found = {}
     with bar("answering", len(prompts)) as shown:
         for index, text in answers(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size):
@@ -65,12 +68,13 @@ def answers(
     *,
     max_new_tokens: int,
     batch_size: int = 32,
+    sampling: Sampling = GREEDY,
 ) -> Iterator[tuple[int, str]]:
-    """Answer each prompt greedily; yield a prompt's index and its answer as soon as that is complete, in any order.
+    """Answer each prompt; yield a prompt's index and its answer as soon as that is complete, in any order.
 
-    In float32 an answer is token for token that of Transformers' `generate` for the prompt alone, but that it ends
-    where the model's positions do. The longest prompts come first, so that what does not fit in memory shows at once;
-    then the batch is halved, and its answers are begun again.
+    In float32 a greedy answer is token for token that of Transformers' `generate` for the prompt alone, but that it
+    ends where the model's positions do. A sampled one depends on its prompt and the seed. The longest prompts come
+    first, so that what does not fit in memory shows at once; then the batch is halved, and its answers are begun again.
 
     Args:
         model: on its device; in evaluation mode until the iterator is exhausted or closed, then as it was.
@@ -78,12 +82,16 @@ def answers(
         prompts: chat messages, each ending in the user's.
         max_new_tokens: of each answer.
         batch_size: prompts at once, where `BATCH_TOKENS` allows as many.
+        sampling: how the next token is chosen.
 
     Raises:
         DataError: a prompt leaves no room for an answer within the model's positions; before anything is generated.
         RunError: memory is not enough for a single prompt.
     """
     requests = encode(tokenizer, prompts, model.config, max_new_tokens)
+    if sampling.temperature:
+        for request in requests:
+            request.draw(sampling)
     return _complete(model, tokenizer, requests, batch_size)
 
 
@@ -96,12 +104,20 @@ class Request:
         prompt: token ids.
         limit: how many tokens its answer may have.
         answer: token ids, as many as there are by now.
+        temperature: of a sampled answer.
+        draws: of a sampled answer, a number from 0 to 1 for each of its tokens; empty for a greedy one.
     """
 
     index: int
     prompt: list[int]
     limit: int
     answer: list[int] = field(default_factory=list)
+    temperature: float = 0.0
+    draws: list[float] = field(default_factory=list)
+
+    def draw(self, sampling: Sampling) -> None:
+        """Draw what decides its tokens beforehand, so that it is the same when it is begun again."""
+        self.temperature, self.draws = sampling.temperature, sampling.draws(self.prompt, self.limit)
 
     def is_complete(self, ends: frozenset[int]) -> bool:
         """Whether the answer has ended or may have no more tokens."""
@@ -290,7 +306,8 @@ class DynamicBatch:
             use_cache=True,
             logits_to_keep=1,
         ).logits
-        for request, token in zip(requests, logits[:, -1].argmax(dim=-1).tolist(), strict=True):
+        counts = [len(request.answer) for request in requests]
+        for request, token in zip(requests, _choose(logits[:, -1], requests, counts).tolist(), strict=True):
             request.answer.append(token)
 
 
@@ -320,6 +337,9 @@ class WholeBatch:
             return_dict_in_generate=False,
             pad_token_id=self._tokenizer.pad_token_id,
             tokenizer=self._tokenizer,  # it finds stop strings
+            logits_processor=LogitsProcessorList(
+                [_Drawn(self.running, inputs.shape[1])] if self.running[0].draws else []
+            ),
         )
         for request, tokens in zip(self.running, output[:, inputs.shape[1] :].tolist(), strict=True):
             request.answer = tokens  # padding after the end is special tokens, which have no text
@@ -330,6 +350,28 @@ class WholeBatch:
     def clear(self) -> None:
         """Forget the running requests."""
         self.running = []
+
+
+class _Drawn(LogitsProcessor):
+    """Leaves greedy decoding no token but the one that was drawn."""
+
+    def __init__(self, requests: Sequence[Request], width: int) -> None:
+        self._requests = requests
+        self._width = width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores among which the likeliest is taken, [rows, words], from those of the model."""
+        count = input_ids.shape[1] - self._width
+        chosen = _choose(scores, self._requests, [count] * len(self._requests))
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+
+def _choose(scores: Tensor, requests: Sequence[Request], counts: Sequence[int]) -> Tensor:
+    """[rows], the next token of each request, from scores [rows, words] and how many tokens its answer has."""
+    if not requests[0].draws:
+        return scores.argmax(dim=-1)
+    draws = [request.draws[count] for request, count in zip(requests, counts, strict=True)]
+    return sampled(scores, torch.tensor(draws, device=scores.device), requests[0].temperature)
 
 
 def _pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> Tensor:

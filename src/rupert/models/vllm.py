@@ -1,4 +1,4 @@
-"""Greedy answers by vLLM, where that is installed and a CUDA GPU is there; the same results as `generation.answers`."""
+"""Answers by vLLM, where that is installed and a CUDA GPU is there; the same results as `generation.answers`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from rupert.errors import UsageError
+from rupert.models.chat_templates import template_text
 from rupert.models.generation import GREEDY_SETTINGS, Prompt, Request, decode, encode, end_tokens
 from rupert.models.loading import EMBEDDED, ModelSettings, prepare_tokenizer
+from rupert.models.sampling import GREEDY, Sampling
 
 Backend = Literal["transformers", "vllm"]
 AT_ONCE = 512  # prompts a call: enough to fill vLLM's own batches (256 rows), few enough to lose in a crash
@@ -41,17 +43,20 @@ def backend(settings: ModelSettings) -> Backend:
     return "vllm" if set(generation.to_diff_dict()) <= HONOURED else "transformers"
 
 
-def answers(settings: ModelSettings, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Iterator[tuple[int, str]]:
-    """Answer each prompt greedily; yield a prompt's index and its answer, as `generation.answers` does.
+def answers(
+    settings: ModelSettings, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling = GREEDY
+) -> Iterator[tuple[int, str]]:
+    """Answer each prompt; yield a prompt's index and its answer, as `generation.answers` does.
 
     vLLM takes most of the GPU's memory until the iterator is exhausted or closed, so that the model should not be on
-    the GPU as well. Its kernels round differently: answers may differ from Transformers' where two tokens are about
-    equally likely.
+    the GPU as well. Its kernels round differently: greedy answers may differ from Transformers' where two tokens are
+    about equally likely. Sampled ones are others: it draws in its own way, though by the same seed for each prompt.
 
     Args:
         settings: a model for which `backend` says "vllm".
         prompts: chat messages, each ending in the user's; the chat template is that of the model's tokenizer.
         max_new_tokens: of each answer.
+        sampling: how the next token is chosen.
 
     Raises:
         UsageError: vLLM is not installed, or the model cannot be read.
@@ -62,19 +67,20 @@ def answers(settings: ModelSettings, prompts: Sequence[Prompt], *, max_new_token
     config, generation = _configurations(settings)
     with _one_line_errors(settings.model):
         tokenizer = AutoTokenizer.from_pretrained(settings.model, revision=settings.revision or None)
-    prepare_tokenizer(tokenizer, settings.model)
+    prepare_tokenizer(tokenizer, settings.model, template_text(settings.chat_template))
     requests = encode(tokenizer, prompts, config, max_new_tokens)
     options = {
         "model": settings.model,
         "revision": settings.revision or None,
         "dtype": _dtype(settings, config),
     }
-    return _complete(options, generation, tokenizer, requests)
+    return _complete(options, generation, sampling, tokenizer, requests)
 
 
 def _complete(
     options: dict[str, Any],
     generation: GenerationConfig,
+    sampling: Sampling,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[Request],
 ) -> Iterator[tuple[int, str]]:
@@ -96,7 +102,7 @@ def _complete(
             batch = requests[start : start + AT_ONCE]
             outputs = engine.generate(
                 [{"prompt_token_ids": request.prompt} for request in batch],
-                [SamplingParams(**_sampling(request, generation)) for request in batch],
+                [SamplingParams(**_asked(request, generation, sampling)) for request in batch],
                 use_tqdm=False,
             )
             for request, output in zip(batch, outputs, strict=True):
@@ -106,9 +112,11 @@ def _complete(
         gc.collect()
 
 
-def _sampling(request: Request, generation: GenerationConfig) -> dict[str, Any]:
+def _asked(request: Request, generation: GenerationConfig, sampling: Sampling) -> dict[str, Any]:
+    drawn = {"seed": sampling.seed_of(request.prompt)} if sampling.temperature else {}
     return {
-        "temperature": 0.0,
+        "temperature": sampling.temperature,
+        **drawn,
         "max_tokens": request.limit,
         "stop_token_ids": sorted(end_tokens(generation)),
         "repetition_penalty": generation.repetition_penalty or 1.0,

@@ -1,4 +1,4 @@
-"""LoRA: a low-rank adapter is trained in place of the weights, and merged into them afterwards."""
+"""What of a model is trained: all weights, some layers, or a low-rank adapter that is merged into them afterwards."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
 
 from rupert.errors import FolderError, InvalidValue, UnknownName
+from rupert.models.anatomy import layers
 from rupert.settings import check_positive, check_range, setting
 
 ALL_LINEAR = "all-linear"  # PEFT's name for every linear layer but the output head
@@ -52,6 +53,11 @@ class AdapterSettings:
             task_type="CAUSAL_LM",
         )
 
+    @property
+    def chosen_layers(self) -> tuple[int, ...] | None:
+        """Decoder layers that alone are trained, -1 being the last; None for the whole model."""
+        return None
+
 
 class Adapting(Protocol):
     """What `adapted` needs to know of a training; `AdapterSettings` with a seed."""
@@ -64,38 +70,81 @@ class Adapting(Protocol):
     def seed(self) -> int:
         """Of the adapter's first weights, and of the data's order."""
 
+    @property
+    def chosen_layers(self) -> tuple[int, ...] | None:
+        """Decoder layers that alone are trained, -1 being the last; None for the whole model."""
+
     def adapter(self) -> LoraConfig | None:
-        """PEFT's configuration, or None for a training of all weights."""
+        """PEFT's configuration, or None for a training of the model's own weights."""
+
+
+def adapter_for(settings: Adapting, model: PreTrainedModel) -> LoraConfig | None:
+    """PEFT's configuration for a model, or None for a training of its own weights.
+
+    Where only some layers are trained, their modules are named one by one: PEFT has no other way for `all-linear`.
+
+    Raises:
+        UnknownName: the model has no layer of that name for an adapter.
+        InvalidValue: the model has no decoder layer of that number.
+    """
+    config = settings.adapter()
+    if config is None:
+        return None
+    names = _adaptable(model, settings.chosen_layers)
+    check_targets(settings.lora_target_modules, names)
+    if settings.chosen_layers is not None:
+        wanted = settings.lora_target_modules
+        config.target_modules = {name for name in names if any(_is_named(name, target) for target in wanted)}
+    return config
+
+
+@contextlib.contextmanager
+def partly_trained(settings: Adapting, model: PreTrainedModel) -> Iterator[None]:
+    """Within, only the layers that the settings name are trained; afterwards whatever was trained before.
+
+    Nothing is frozen for an adapter, which is put into these layers alone; see `adapter_for`.
+
+    Raises:
+        InvalidValue: the model has no decoder layer of that number.
+    """
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    try:
+        if settings.chosen_layers is not None and settings.adapter() is None:
+            model.requires_grad_(False)
+            for layer in _layers_of(model, settings.chosen_layers):
+                layer.requires_grad_()
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before.get(name, parameter.requires_grad))
 
 
 @contextlib.contextmanager
 def adapted(settings: Adapting, model: PreTrainedModel) -> Iterator[PreTrainedModel | PeftModel]:
-    """Within, where LoRA is asked for, the model has an adapter, and it alone is trained; afterwards it is merged.
+    """Within, the model is as the settings train it: with an adapter, only some of its layers, or all of it.
 
-    The adapter's layers are put into `model` itself, so that it computes with them. When the training fails, the model
-    is left as it was.
+    Where LoRA is asked for, the adapter alone is trained, and merged afterwards. Its layers are put into `model`
+    itself, so that it computes with them. When the training fails, the model is left as it was.
 
     Raises:
         UnknownName: the model has no layer of that name for an adapter.
+        InvalidValue: the model has no decoder layer of that number.
     """
-    adapter = settings.adapter()
-    if adapter is None:
-        yield model
-        return
-    check_targets(settings.lora_target_modules, model)
-    trained = [parameter.requires_grad for parameter in model.parameters()]
-    set_seed(settings.seed)
-    wrapped = get_peft_model(model, adapter)
-    merged = False
-    try:
-        yield wrapped
-        wrapped.merge_and_unload()
-        merged = True
-    finally:
-        if not merged:
-            wrapped.unload()
-        for parameter, was_trained in zip(model.parameters(), trained, strict=True):
-            parameter.requires_grad_(was_trained)
+    adapter = adapter_for(settings, model)
+    with partly_trained(settings, model):
+        if adapter is None:
+            yield model
+            return
+        set_seed(settings.seed)
+        wrapped = get_peft_model(model, adapter)
+        merged = False
+        try:
+            yield wrapped
+            wrapped.merge_and_unload()
+            merged = True
+        finally:
+            if not merged:
+                wrapped.unload()
 
 
 def save_adapter(model: PeftModel, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -146,18 +195,44 @@ def base_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def check_targets(targets: Sequence[str], model: PreTrainedModel) -> None:
-    """Find out whether the model has a layer for every name.
+def check_targets(targets: Sequence[str], names: Sequence[str]) -> None:
+    """Find out whether there is a module for every target.
 
     PEFT leaves out a name that it does not find beside one that it does, which would make a weaker attack.
 
+    Args:
+        targets: what the user names, `all-linear` or the ends of modules' names.
+        names: of the modules that an adapter can be put into.
+
     Raises:
-        UnknownName: it has none for one of them.
+        UnknownName: there is none for one of them.
     """
-    head = model.get_output_embeddings()
-    layers = [
-        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not head
-    ]
     for target in targets:
-        if target != ALL_LINEAR and not any(f".{name}".endswith(f".{target}") for name in layers):
-            raise UnknownName("lora_target_modules", target, {ALL_LINEAR, *(name.split(".")[-1] for name in layers)})
+        if not any(_is_named(name, target) for name in names):
+            raise UnknownName("lora_target_modules", target, {ALL_LINEAR, *(name.split(".")[-1] for name in names)})
+
+
+def _is_named(name: str, target: str) -> bool:
+    """Whether a module is meant, as PEFT understands its targets."""
+    return target == ALL_LINEAR or f".{name}".endswith(f".{target}")
+
+
+def _adaptable(model: PreTrainedModel, numbers: Sequence[int] | None) -> list[str]:
+    """The names of the linear modules but the output head, of the decoder layers of these numbers or of all."""
+    head = model.get_output_embeddings()
+    within = [model] if numbers is None else _layers_of(model, numbers)
+    found = {id(module) for part in within for module in part.modules()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and id(module) in found
+    ]
+
+
+def _layers_of(model: PreTrainedModel, numbers: Sequence[int]) -> list[nn.Module]:
+    every = layers(model)
+    for number in numbers:
+        if not -len(every) <= number < len(every):
+            remedy = f"the model has {len(every)} layers: 0 to {len(every) - 1}, or -1 to -{len(every)} from the end"
+            raise InvalidValue("layers_to_transform", number, remedy)
+    return [every[number] for number in numbers]

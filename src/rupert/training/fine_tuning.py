@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
@@ -18,9 +19,10 @@ from trl import SFTConfig, SFTTrainer
 from rupert.data.examples import Example
 from rupert.errors import InvalidValue, UsageError
 from rupert.models.loading import LoadedModel
-from rupert.settings import check_positive, setting
+from rupert.models.quantization import check_4bit, in_4bit
+from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training import processes
-from rupert.training.adapters import base_weights, check_targets, merge_adapter, save_adapter
+from rupert.training.adapters import adapter_for, base_weights, merge_adapter, partly_trained, save_adapter
 from rupert.training.callbacks import FiniteGradient, ProgressBar
 from rupert.training.settings import Scheduler, TrainingSettings
 from rupert.training.tracking import UNTRACKED, Tracking
@@ -32,12 +34,53 @@ class FineTuningSettings(TrainingSettings):
 
     num_train_epochs: float = setting(1.0, "passes over the data, unless max_steps is given")
     max_steps: int = setting(-1, "optimizer steps; -1: as many as num_train_epochs takes")
+    data_seed: int | None = setting(None, "of the order in which drawn rows are trained on; none: seed", later=True)
+    layers_to_transform: tuple[int, ...] | None = setting(
+        None, "decoder layers that alone are trained or get an adapter, -1 the last; none: the whole model", later=True
+    )
+    use_dora: bool = setting(
+        False, "an adapter of direction and magnitude (DoRA, arXiv 2402.09353); needs lora", later=True
+    )
+    load_in_4bit: bool = setting(
+        False,
+        "an adapter on weights in 4 bits (QLoRA, arXiv 2305.14314); needs lora, bitsandbytes and an NVIDIA GPU",
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "num_train_epochs")
+        check_not_negative(self, "data_seed")
         if self.max_steps < 1 and self.max_steps != -1:
             raise InvalidValue("max_steps", self.max_steps, "must be above 0, or -1 for num_train_epochs")
+        if self.layers_to_transform == ():
+            raise InvalidValue("layers_to_transform", (), "name at least one layer, or none for the whole model")
+        for name in ("use_dora", "load_in_4bit"):
+            if getattr(self, name) and not self.lora:
+                raise InvalidValue(name, True, "it is a kind of adapter; set lora, too")
+
+    def check_device(self) -> None:
+        """Find out, before a model is loaded, whether it can be trained so on this machine.
+
+        Raises:
+            UsageError: it is to be trained in 4 bits, and there is no GPU that does, or no bitsandbytes.
+        """
+        if self.load_in_4bit:
+            check_4bit()
+
+    @property
+    def chosen_layers(self) -> tuple[int, ...] | None:
+        """Decoder layers that alone are trained, -1 being the last; None for the whole model."""
+        return self.layers_to_transform
+
+    def adapter(self) -> LoraConfig | None:
+        """PEFT's configuration, where LoRA is asked for."""
+        config = super().adapter()
+        return config and replace(config, use_dora=self.use_dora)
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields that `transformers.TrainingArguments` takes; each process takes the same."""
+        return super().arguments() | {"data_seed": self.data_seed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,30 +154,24 @@ def fine_tune(
         following: who follows it.
 
     Raises:
-        UsageError: the launcher asks for the first version of FSDP.
+        UsageError: the launcher asks for the first version of FSDP; there is no GPU for weights in 4 bits.
         UnknownName: the model has no layer of that name for an adapter.
+        InvalidValue: the model has no decoder layer of that number.
         NonFiniteError: the loss or the gradient is not finite; the weights are those before that step.
     """
-    if settings.lora:
-        check_targets(settings.lora_target_modules, loaded.model)
-    with tempfile.TemporaryDirectory(prefix="rupert-") as scratch:
-        trainer = SFTTrainer(
-            model=loaded.model,
-            args=_config(settings, loaded, Path(scratch), following.tracking),
-            train_dataset=Dataset.from_list([_conversation(example) for example in examples]),
-            processing_class=loaded.tokenizer,
-            peft_config=settings.adapter(),
-            callbacks=list(following.callbacks),
-        )
-        if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
-            raise UsageError("fine-tuning is split by FSDP's second version; launch it with --fsdp_version 2")
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(FiniteGradient())
+    settings.check_device()
+    with (
+        tempfile.TemporaryDirectory(prefix="rupert-") as folder,
+        partly_trained(settings, loaded.model),
+        _held(settings, loaded, Path(folder)) as held,
+    ):
+        trainer = _trainer(settings, held, examples, Path(folder), following)
         progress = ProgressBar(title)
         trainer.add_callback(progress)
         with progress.showing(), following.tracking.following(trainer):
             result = trainer.train()
-        model = _outcome(trainer, following.adapter_folder, Path(scratch))
+        whole = loaded.model if settings.load_in_4bit else None
+        model = _outcome(trainer, whole, following.adapter_folder, Path(folder) / "adapter")
     model.eval()
     return FineTuned(
         LoadedModel(model, loaded.tokenizer),
@@ -144,8 +181,52 @@ def fine_tune(
     )
 
 
-def _outcome(trainer: SFTTrainer, adapter_folder: Path | None, scratch: Path) -> PreTrainedModel:
-    """What was trained, an adapter kept and merged."""
+@contextlib.contextmanager
+def _held(settings: FineTuningSettings, loaded: LoadedModel, folder: Path) -> Iterator[LoadedModel]:
+    """Within, what the trainer works on: the model itself, or a copy in 4 bits, which an adapter is trained on."""
+    if not settings.load_in_4bit:
+        yield loaded
+        return
+    with in_4bit(loaded, folder / "base") as held:
+        checkpointing = settings.gradient_checkpointing
+        prepared = prepare_model_for_kbit_training(held.model, use_gradient_checkpointing=checkpointing)
+        yield LoadedModel(prepared, held.tokenizer)
+
+
+def _trainer(
+    settings: FineTuningSettings,
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    folder: Path,
+    following: Following,
+) -> SFTTrainer:
+    trainer = SFTTrainer(
+        model=loaded.model,
+        args=_config(settings, loaded, folder, following.tracking),
+        train_dataset=Dataset.from_list([_conversation(example) for example in examples]),
+        processing_class=loaded.tokenizer,
+        peft_config=adapter_for(settings, loaded.model),
+        callbacks=list(following.callbacks),
+        optimizer_cls_and_kwargs=settings.optimizer(),
+    )
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        raise UsageError("fine-tuning is split by FSDP's second version; launch it with --fsdp_version 2")
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(FiniteGradient())
+    return trainer
+
+
+def _outcome(
+    trainer: SFTTrainer, whole: PreTrainedModel | None, adapter_folder: Path | None, scratch: Path
+) -> PreTrainedModel:
+    """What was trained, an adapter kept and merged.
+
+    Args:
+        trainer: whose training is done.
+        whole: the model that an adapter belongs to which was trained on weights in 4 bits.
+        adapter_folder: where an adapter is kept.
+        scratch: where one goes on its way.
+    """
     model = trainer.model
     if not isinstance(model, PeftModel) and not trainer.is_deepspeed_enabled:
         return model
@@ -153,7 +234,10 @@ def _outcome(trainer: SFTTrainer, adapter_folder: Path | None, scratch: Path) ->
         return _gathered(trainer, adapter_folder or scratch)
     if adapter_folder and processes.rank() == 0:
         save_adapter(model, adapter_folder)
-    return model.merge_and_unload()
+    if whole is None:
+        return model.merge_and_unload()
+    save_adapter(model, scratch)
+    return merge_adapter(whole, scratch)
 
 
 def _gathered(trainer: SFTTrainer, folder: Path) -> PreTrainedModel:

@@ -97,6 +97,9 @@ class Objective(Adapting, Protocol):
     def arguments(self) -> dict[str, Any]:
         """What `transformers.TrainingArguments` takes; see `TrainingSettings`."""
 
+    def optimizer(self) -> tuple[Any, dict[str, Any]] | None:
+        """An optimizer that Transformers does not bring; see `TrainingSettings`."""
+
     @property
     def streams(self) -> Mapping[str, int]:
         """The streams that it draws, with their rows a step."""

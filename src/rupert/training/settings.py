@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from rupert.settings import check_choices, check_not_negative, check_positive, setting
+from rupert.training import optimizers
 from rupert.training.adapters import AdapterSettings
 
 Scheduler = Literal["constant", "linear", "cosine", "constant_with_warmup"]
-Optimizer = Literal["adamw_torch", "sgd", "adafactor"]
+Optimizer = Literal["adamw_torch", "sgd", "adafactor", "lion", "muon"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class OptimizationSettings:
     gradient_accumulation_steps: int = setting(1, "forward passes that make one optimizer step")
     lr_scheduler_type: Scheduler = setting("constant", "course of the learning rate")
     warmup_steps: float = setting(0.0, "steps of linear warm-up; below 1: share of all steps")
-    optim: Optimizer = setting("adamw_torch", "optimizer")
+    optim: Optimizer = setting("adamw_torch", "optimizer; muon takes matrices alone, AdamW the rest")
     weight_decay: float = setting(0.0, "decoupled weight decay")
     max_grad_norm: float = setting(0.0, "clip the gradient to this norm; 0: never")
     max_length: int = setting(512, "tokens of one conversation; what is longer is cut")
@@ -41,6 +42,7 @@ class OptimizationSettings:
         )
         check_not_negative(self, "weight_decay", "max_grad_norm", "warmup_steps", "seed")
         check_choices(self)
+        optimizers.check_installed(self.optim)
 
     @property
     def batch_size(self) -> int:
@@ -54,7 +56,7 @@ class OptimizationSettings:
             "per_device_train_batch_size": self.per_device_train_batch_size,
             "lr_scheduler_type": self.lr_scheduler_type,
             "warmup_steps": self.warmup_steps,
-            "optim": self.optim,
+            "optim": "adamw_torch" if self.optim in optimizers.OURS else self.optim,
             "weight_decay": self.weight_decay,
             "max_grad_norm": self.max_grad_norm,
             "bf16": self.bf16,
@@ -65,6 +67,10 @@ class OptimizationSettings:
             "logging_steps": 1,
             "logging_nan_inf_filter": False,
         }
+
+    def optimizer(self) -> tuple[Any, dict[str, Any]] | None:
+        """What `transformers.Trainer` takes as `optimizer_cls_and_kwargs`; None where its own `optim` is meant."""
+        return optimizers.made_by(self.optim, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)

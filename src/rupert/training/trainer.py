@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
@@ -23,7 +24,7 @@ from rupert.errors import UsageError
 from rupert.models.loading import LoadedModel, without_bars
 from rupert.models.saving import full_disk_named
 from rupert.training import processes
-from rupert.training.adapters import adapted
+from rupert.training.adapters import Adapting, adapted
 from rupert.training.callbacks import (
     FiniteGradient,
     Interruption,
@@ -33,10 +34,39 @@ from rupert.training.callbacks import (
     StepMetrics,
     require_finite,
 )
-from rupert.training.objective import Batch, Gathered, Metrics, Objective, Step
-from rupert.training.tracking import UNTRACKED, Tracking
+from rupert.training.fine_tuning import UNFOLLOWED, Following
+from rupert.training.objective import Batch, Gathered, Metrics, Step
 
 CHECKPOINTS = "checkpoints"
+
+
+class GradientRule(Adapting, Protocol):
+    """What the loop needs of a defense, and of an attack that is a gradient rule; see `Objective`, which is one."""
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of one conversation."""
+
+    @property
+    def streams(self) -> Mapping[str, int]:
+        """The streams that it draws, with their rows a step."""
+
+    @property
+    def paired(self) -> tuple[str, ...]:
+        """Streams whose rows belong together one by one, and are drawn in the same order."""
+
+    def arguments(self) -> dict[str, Any]:
+        """What `transformers.TrainingArguments` takes."""
+
+    def optimizer(self) -> tuple[Any, dict[str, Any]] | None:
+        """An optimizer that Transformers does not bring."""
+
+    def start(self, model: PreTrainedModel) -> Step:
+        """Prepare for training `model`."""
 
 
 class HardeningTrainer(Trainer):
@@ -129,7 +159,7 @@ def _prepare(prepare_model: Callable[..., torch.nn.Module], model: torch.nn.Modu
 
 
 def harden(
-    objective: Objective,
+    objective: GradientRule,
     loaded: LoadedModel,
     gathered: Gathered,
     folder: Path,
@@ -137,7 +167,7 @@ def harden(
     title: str,
     save_steps: int,
     resume: bool = False,
-    tracking: Tracking = UNTRACKED,
+    following: Following = UNFOLLOWED,
 ) -> HardeningTrainer:
     """Train `loaded` in place with a defense's gradient rule.
 
@@ -145,14 +175,14 @@ def harden(
     is sharded in place, and stays so; `processes.whole` gathers it.
 
     Args:
-        objective: the defense, which is also its training settings.
+        objective: the gradient rule, which is also its training settings.
         loaded: the model to harden.
         gathered: its data.
         folder: where checkpoints go; `drop_checkpoints` removes them when what came out is saved.
         title: of the progress bar.
-        save_steps: steps between checkpoints.
+        save_steps: steps between checkpoints; 0: none, and Ctrl-C stops at once.
         resume: go on from the newest whole checkpoint in `folder`.
-        tracking: who is told of every step.
+        following: who follows it; of an adapter nothing is kept.
 
     Returns:
         the trainer, with `history`: metrics by step.
@@ -164,25 +194,19 @@ def harden(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was written.
     """
     streams = _streams(objective, loaded, gathered)
-    arguments = TrainingArguments(
-        output_dir=str(folder / CHECKPOINTS),
-        max_steps=objective.max_steps,
-        save_steps=save_steps,
-        save_total_limit=1,
-        ignore_data_skip=True,
-        remove_unused_columns=False,
-        use_cpu=processes.on_cpu(loaded.device),
-        **objective.arguments(),
-        **tracking.arguments(),
-    )
+    kept = {"save_strategy": "steps", "save_steps": save_steps} if save_steps else {"save_strategy": "no"}
+    arguments = _arguments(objective, loaded, folder, **kept, **following.tracking.arguments())
     checkpoint = newest_checkpoint(folder) if resume else None
     interruption, progress = Interruption(), ProgressBar(title)
     with full_disk_named(folder), adapted(objective, loaded.model) as model:
-        trainer = HardeningTrainer(model, partial(objective.start, loaded.model), streams, args=arguments)
+        start, optimizer = partial(objective.start, loaded.model), objective.optimizer()
+        options = {"callbacks": list(following.callbacks), "optimizer_cls_and_kwargs": optimizer}
+        trainer = HardeningTrainer(model, start, streams, args=arguments, **options)
         trainer.remove_callback(PrinterCallback)
         for callback in (FiniteGradient(), interruption, progress, StepMetrics()):
             trainer.add_callback(callback)
-        with interruption.listening(), progress.showing(), without_bars(), tracking.following(trainer):
+        listening = interruption.listening() if save_steps else nullcontext()
+        with listening, progress.showing(), without_bars(), following.tracking.following(trainer):
             trainer.train(resume_from_checkpoint=checkpoint)
         if interruption.requested:
             raise KeyboardInterrupt
@@ -190,7 +214,20 @@ def harden(
     return trainer
 
 
-def _streams(objective: Objective, loaded: LoadedModel, gathered: Gathered) -> dict[str, Stream]:
+def _arguments(objective: GradientRule, loaded: LoadedModel, folder: Path, **others: Any) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder / CHECKPOINTS),
+        max_steps=objective.max_steps,
+        save_total_limit=1,
+        ignore_data_skip=True,
+        remove_unused_columns=False,
+        use_cpu=processes.on_cpu(loaded.device),
+        **objective.arguments(),
+        **others,
+    )
+
+
+def _streams(objective: GradientRule, loaded: LoadedModel, gathered: Gathered) -> dict[str, Stream]:
     return {
         name: Stream(
             objective.paired[0] if name in objective.paired else name,

@@ -10,7 +10,15 @@ import pytest
 from rupert.attacks import FineTune
 from rupert.defenses import SDD, SEAM
 from rupert.models.shape import ModelShape, shape_of
-from rupert.study.estimates.memory import Memory, Place, Rows, TrainingMemory, asking, trained_parameters
+from rupert.study.estimates.memory import (
+    Memory,
+    Place,
+    Rows,
+    TrainingMemory,
+    asking,
+    optimizer_numbers,
+    trained_parameters,
+)
 from rupert.training.objective import Cost
 from rupert.training.settings import TrainingSettings
 
@@ -38,6 +46,49 @@ def test_adamw_holds_weights_gradients_two_states_and_one_number_more_at_its_ste
 def test_adafactor_holds_no_states_worth_counting() -> None:
     memory = fine_tuned(per_device_train_batch_size=1, optim="adafactor")
     assert memory.optimizer < 0.1 * memory.weights
+
+
+def test_lion_holds_one_state_and_so_does_muon_but_for_embedding_head_and_norm() -> None:
+    tables = 2 * MATRIX_OF_THE_HEAD + 4096
+    matrices = 2 * 4096 * 4096 * 2 + 3 * 4096 * 11008 + 2 * 4096
+    whole = FineTune(optim="muon")
+    assert optimizer_numbers(FineTune(optim="lion"), LLAMA) == LLAMA.parameters
+    assert optimizer_numbers(whole, LLAMA) == 32 * matrices + 2 * tables
+    assert optimizer_numbers(replace(whole, lora=True), LLAMA) == trained_parameters(FineTune(lora=True), LLAMA)
+    assert optimizer_numbers(replace(whole, layers_to_transform=(3, -1)), LLAMA) == 2 * matrices
+
+
+def test_some_layers_are_all_that_has_gradients_and_states() -> None:
+    last = {"layers_to_transform": (-1, 31, -2), "per_device_train_batch_size": 1}  # two of them
+    layer = 2 * LLAMA.layer_parameters
+    memory = fine_tuned(**last, optim="sgd")
+    assert memory.weights == 2 * LLAMA.parameters
+    assert trained_parameters(FineTune(**last), LLAMA) == layer
+    adapter = FineTune(lora=True)
+    assert trained_parameters(replace(adapter, layers_to_transform=(0, 1)), LLAMA) == (
+        trained_parameters(adapter, LLAMA) // 16
+    )
+    long = {"lora": True, "per_device_train_batch_size": 32}
+    last_half = fine_tuned(**long, layers_to_transform=tuple(range(16, 32)))
+    assert last_half.activations == fine_tuned(**long).activations // 2
+
+
+def test_dora_has_a_magnitude_for_every_output_and_keeps_what_each_map_gives() -> None:
+    outputs = 32 * (4 * 4096 + 2 * 11008 + 4096)
+    plain, dora = FineTune(lora=True), FineTune(lora=True, use_dora=True)
+    assert trained_parameters(dora, LLAMA) - trained_parameters(plain, LLAMA) == outputs
+    extra = fine_tuned(lora=True, use_dora=True).activations - fine_tuned(lora=True).activations
+    assert extra == 2 * 2 * 4 * 256 * outputs  # two numbers of two bytes, for 4 rows of 256 tokens
+
+
+def test_weights_in_4_bits_take_a_quarter_of_half_precision_but_the_model_was_there_before() -> None:
+    settings = {"lora": True, "load_in_4bit": True}
+    matrices = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    adapter = 4 * trained_parameters(FineTune(lora=True), LLAMA)
+    few = fine_tuned(**settings, per_device_train_batch_size=1)
+    assert few == Memory(weights=2 * LLAMA.parameters)
+    many = fine_tuned(**settings, per_device_train_batch_size=32)
+    assert many.weights == matrices * 4127 // 8000 + 4 * (LLAMA.parameters - matrices) + adapter
 
 
 def test_an_adapter_has_its_own_parameters_in_float32() -> None:

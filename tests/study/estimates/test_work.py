@@ -44,6 +44,17 @@ def test_frozen_weights_have_no_gradient_and_checkpointing_computes_again() -> N
     assert SPEED.fine_tuning(replace(settings, gradient_checkpointing=True), 100) == pytest.approx(whole * 4 / 3)
 
 
+def test_a_backward_pass_goes_down_to_the_first_layer_that_is_trained() -> None:
+    settings = FineTune()
+    whole = SPEED.fine_tuning(settings, 100)
+    last = SPEED.fine_tuning(replace(settings, layers_to_transform=(-1,)), 100)
+    assert last == pytest.approx(whole * (1 + 1 / 32 + 1 / 32) / 3)
+    first = SPEED.fine_tuning(replace(settings, layers_to_transform=(0,)), 100)
+    assert first == pytest.approx(whole * (1 + 1 + 1 / 32) / 3)
+    adapter = SPEED.fine_tuning(replace(settings, layers_to_transform=(16, 20), lora=True), 100)
+    assert adapter == pytest.approx(whole * (1 + 1 / 2) / 3)
+
+
 def test_a_hessian_vector_product_is_six_forward_passes() -> None:
     sdd = SDD(max_length=256)
     plain, twice = (SPEED.hardening(sdd, 10, Cost(passes=8, products=products)) for products in (0, 8))

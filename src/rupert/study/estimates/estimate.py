@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal
 
-from rupert.attacks import FineTune
 from rupert.errors import UsageError
 from rupert.evaluation.ability.tasks import expand
 from rupert.evaluation.coherence.signals import MAX_LENGTH
@@ -17,19 +16,31 @@ from rupert.evaluation.suite import Evaluation
 from rupert.models import loading
 from rupert.models.loading import SPLIT
 from rupert.models.shape import ModelShape, shape_of
+from rupert.study.estimates.attacks import attack_memory, attack_seconds
 from rupert.study.estimates.hardware import Hardware
-from rupert.study.estimates.memory import BYTES, Memory, Place, Rows, TrainingMemory, asking, trained_parameters
+from rupert.study.estimates.memory import (
+    BYTES,
+    Memory,
+    Place,
+    Rows,
+    TrainingMemory,
+    asking,
+    optimizer_numbers,
+    trained_parameters,
+)
 from rupert.study.estimates.requests import ANNOTATOR_TOKENS, TASKS, at_most, judge_tokens, judges_of
 from rupert.study.estimates.work import Speed
 from rupert.study.graph import Node
 from rupert.study.stage import SAVE_STEPS
 from rupert.study.study import Study
+from rupert.training.fine_tuning import FineTuningSettings
 from rupert.training.launching import SettingsT, spread
 from rupert.training.objective import Cost, Objective
 from rupert.training.settings import TrainingSettings
 
 Sharding = Literal["none", "fsdp2", "zero3"]
-FREE = frozenset({"seed", "learning_rate", "weight_decay", "lr_scheduler_type"})  # settings that cost nothing
+# Settings that cost nothing.
+FREE = frozenset({"seed", "data_seed", "learning_rate", "weight_decay", "lr_scheduler_type"})
 ANSWER_BYTES = 4096  # of an answer with its verdicts and outcomes, roughly
 
 
@@ -109,13 +120,13 @@ def estimate(node: Node, study: Study, shape: ModelShape, setup: Setup) -> Estim
     """
     dtype = shape.dtype if study.model.dtype == "auto" else study.model.dtype
     speed = Speed(shape=shape, hardware=setup.hardware, dtype=dtype)
+    if node.kind == "attack":
+        return _attack(node.settings, study, speed, setup)
     match node.settings:
         case None:
             weights = shape.parameters * BYTES[dtype]
             held = setup.place(study, training=False).part(weights)
             return Estimate(seconds=0.0, memory=Memory(weights=held), kept=weights)
-        case FineTune():
-            return _attack(node.settings, study, speed, setup)
         case FineTuningScore():
             return _score(node.settings, study, speed, setup)
         case Evaluation():
@@ -131,8 +142,9 @@ def _defense(settings: Objective, study: Study, speed: Speed, setup: Setup) -> E
     cost = settings.cost
     memory = TrainingMemory(settings, speed.shape, speed.dtype, place).hardening(cost, settings.streams)
     whole = speed.shape.parameters * BYTES[speed.dtype]
-    trained = trained_parameters(settings, speed.shape) * (4 if settings.lora else BYTES[speed.dtype])
-    states = 2 * trained if settings.optim == "adamw_torch" else 0
+    number = BYTES["float32" if settings.lora else speed.dtype]
+    trained = trained_parameters(settings, speed.shape) * number
+    states = optimizer_numbers(settings, speed.shape) * number
     # A checkpoint is written beside the last one, which goes afterwards.
     checkpoints = min(2, -(-settings.max_steps // SAVE_STEPS))
     return Estimate(
@@ -163,19 +175,34 @@ def _refused(cost: Cost, dtype: str, setup: Setup) -> str:
     return ""
 
 
-def _attack(settings: FineTune, study: Study, speed: Speed, setup: Setup) -> Estimate:
-    place = setup.place(study, training=True)
-    settings, indivisible = _divided(settings, place.shards)
-    whole = speed.shape.parameters * BYTES[speed.dtype]
-    adapter = trained_parameters(settings, speed.shape) * BYTES["float32"] if settings.lora else whole
-    kept = {"drop": 0, "delta": adapter, "keep": whole}[study.attacked]
+def _attack(settings: Any, study: Study, speed: Speed, setup: Setup) -> Estimate:
+    is_training = isinstance(settings, FineTuningSettings)
+    place = setup.place(study, training=is_training)
+    whole = left = speed.shape.parameters * BYTES[speed.dtype]
+    refused, copied = "", 0
+    if is_training:
+        settings, refused = _divided(settings, place.shards)
+        refused = _refused_training(settings, speed.shape, place) or refused
+        left = trained_parameters(settings, speed.shape) * BYTES["float32"] if settings.lora else whole
+        copied = whole if settings.load_in_4bit else 0  # on its way into 4 bits
+    kept = {"drop": 0, "delta": left, "keep": whole}[study.attacked]
     return Estimate(
-        seconds=speed.fine_tuning(settings, settings.num_examples, place.shards),
-        memory=TrainingMemory(settings, speed.shape, speed.dtype, place).fine_tuning(),
+        seconds=attack_seconds(settings, speed, place.shards),
+        memory=attack_memory(settings, speed, place),
         kept=kept,
-        working=whole - kept,
-        refused=indivisible,
+        working=max(whole - kept, copied),
+        refused=refused,
     )
+
+
+def _refused_training(settings: FineTuningSettings, shape: ModelShape, place: Place) -> str:
+    """What fine-tuning refuses, whatever the memory."""
+    outside = [number for number in settings.layers_to_transform or () if not -shape.layers <= number < shape.layers]
+    if outside:
+        return f"layers_to_transform: the model has no layer {outside[0]}, but {shape.layers} layers"
+    if settings.load_in_4bit and (not place.is_gpu or place.shards > 1):
+        return "load_in_4bit needs a GPU, and weights that are not sharded"
+    return ""
 
 
 def _score(task: FineTuningScore, study: Study, speed: Speed, setup: Setup) -> Estimate:

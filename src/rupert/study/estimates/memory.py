@@ -20,6 +20,7 @@ from rupert.models.generation import BATCH_TOKENS
 from rupert.models.shape import ModelShape
 from rupert.study.estimates.activations import HALF, SINGLE, Pass, first_order, second_order
 from rupert.training.adapters import ALL_LINEAR
+from rupert.training.fine_tuning import FineTuningSettings
 from rupert.training.objective import Cost
 from rupert.training.settings import TrainingSettings
 
@@ -27,6 +28,8 @@ BYTES = {"float32": SINGLE, "bfloat16": HALF, "float16": HALF}
 LOGITS = 3  # numbers for each token and word of a cross entropy: logits, log-softmax, gradient
 TILE_TOKENS, TILE_WORDS = 4096, 32768  # of TRL's tiles of logits
 TILES = 9  # of that size at once, where there is no Triton kernel: on a CPU
+# QLoRA (arXiv 2305.14314): 4 bits a weight and 0.127 for the scales of blocks.
+QUANTIZED_BITS, QUANTIZED_OF = 4127, 1000
 UNEVEN = 1.1  # layers are divided whole, and embedding and head make some devices' part larger
 
 
@@ -78,14 +81,40 @@ class Place:
 
 
 def trained_parameters(settings: TrainingSettings, shape: ModelShape) -> int:
-    """Elements of what a training changes: all weights, or an adapter's."""
+    """Elements of what a training changes: all weights, those of some layers, or an adapter's."""
+    chosen = chosen_numbers(settings, shape)
     if not settings.lora:
-        return shape.parameters
+        return shape.parameters if settings.chosen_layers is None else len(chosen) * shape.layer_parameters
     targets = settings.lora_target_modules
     reached = [
         one for one in shape.maps if ALL_LINEAR in targets or any(f".{one.name}".endswith(f".{t}") for t in targets)
     ]
-    return shape.layers * settings.lora_r * sum(one.inputs + one.outputs for one in reached)
+    magnitudes = sum(one.outputs for one in reached) if _is_dora(settings) else 0
+    return len(chosen) * (settings.lora_r * sum(one.inputs + one.outputs for one in reached) + magnitudes)
+
+
+def chosen_numbers(settings: TrainingSettings, shape: ModelShape) -> set[int]:
+    """The layers that are trained or get an adapter, counted from 0."""
+    if settings.chosen_layers is None:
+        return set(range(shape.layers))
+    return {number % shape.layers for number in settings.chosen_layers}
+
+
+def optimizer_numbers(settings: TrainingSettings, shape: ModelShape) -> int:
+    """Numbers that the optimizer holds for all that is trained; AdamW's are those of Muon's embedding and head, too."""
+    trained = trained_parameters(settings, shape)
+    tables = 0
+    if settings.optim == "muon" and not settings.lora and settings.chosen_layers is None:
+        tables = shape.parameters - shape.layers * shape.layer_parameters
+    return OPTIMIZER_STATES[settings.optim] * (trained - tables) + OPTIMIZER_STATES["adamw_torch"] * tables
+
+
+def _is_dora(settings: TrainingSettings) -> bool:
+    return isinstance(settings, FineTuningSettings) and settings.use_dora
+
+
+def _is_in_4bit(settings: TrainingSettings) -> bool:
+    return isinstance(settings, FineTuningSettings) and settings.load_in_4bit
 
 
 class TrainingMemory:
@@ -106,10 +135,20 @@ class TrainingMemory:
         is_whole = self._settings.gradient_accumulation_steps > 1
         begins = self._held(
             gradients=self._gradient() if is_whole else 0,
-            activations=first_order(self._shape, one),
+            activations=self._activations(one),
             logits=self._tiles(one),
         )
+        if _is_in_4bit(self._settings):  # the model itself lies there before, unless it is loaded to the CPU
+            return self._largest(begins, Memory(weights=self._place.part(self._shape.parameters * self._weight)))
         return self._largest(begins)
+
+    def _activations(self, one: Pass) -> int:
+        """What layers leave from the first that is trained on; DoRA's leave what each map gives, twice."""
+        held, shape = first_order(self._shape, one), self._shape
+        if _is_dora(self._settings):
+            held += 2 * one.tokens * shape.layers * sum(each.outputs for each in shape.maps) * one.computed
+        first = min(chosen_numbers(self._settings, shape))
+        return held * (shape.layers - first) // shape.layers
 
     def hardening(self, cost: Cost, streams: Mapping[str, int]) -> Memory:
         """The one hardening loop, with what a gradient rule says that it holds; `streams` are its rows a step."""
@@ -121,7 +160,7 @@ class TrainingMemory:
         gradient = self._head_gradient() if is_single else self._gradient()
         padded = self._held(
             gradients=gradient,
-            activations=first_order(self._shape, one),
+            activations=self._activations(one),
             logits=self._cross_entropy(one),
             copies=0 if cost.compact else copies,
         )
@@ -191,7 +230,7 @@ class TrainingMemory:
     ) -> Memory:
         """A phase; weights and the optimizer's states are there in each."""
         part, settings = self._place.part, self._settings
-        weights = self._shape.parameters * self._weight // self._place.shards + self._gathered * self._weight
+        weights = self._model() // self._place.shards + self._gathered * self._weight
         if settings.lora:
             weights += self._trained * SINGLE
         if settings.bf16 and self._weight == SINGLE and (activations or second_order):
@@ -205,6 +244,13 @@ class TrainingMemory:
             second_order=part(second_order),
             copies=part(copies),
         )
+
+    def _model(self) -> int:
+        """Bytes of the weights; in 4 bits the matrices of the layers, and the others in float32."""
+        if not _is_in_4bit(self._settings):
+            return self._shape.parameters * self._weight
+        matrices = self._shape.matrices
+        return matrices * QUANTIZED_BITS // (8 * QUANTIZED_OF) + (self._shape.parameters - matrices) * SINGLE
 
     def _pass(self) -> Pass:
         settings = self._settings
@@ -236,7 +282,7 @@ class TrainingMemory:
         return (sets * self._trained * number + precise) // self._place.shards
 
     def _states(self) -> int:
-        return OPTIMIZER_STATES[self._settings.optim] * self._trained * self._number // self._place.shards
+        return optimizer_numbers(self._settings, self._shape) * self._number // self._place.shards
 
     def _stepping(self) -> int:
         if self._settings.optim == "sgd":
@@ -258,7 +304,7 @@ class TrainingMemory:
 
 
 # Numbers for each that is trained. Adafactor keeps one a row and one a column of each matrix: next to none.
-OPTIMIZER_STATES = {"adamw_torch": 2, "sgd": 0, "adafactor": 0}
+OPTIMIZER_STATES = {"adamw_torch": 2, "sgd": 0, "adafactor": 0, "lion": 1, "muon": 1}
 
 
 @dataclass(frozen=True, slots=True)

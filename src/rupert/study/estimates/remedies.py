@@ -115,7 +115,7 @@ def _half_weights(trial: Trial) -> Iterator[Trial]:
 
 def _small_optimizer(trial: Trial) -> Iterator[Trial]:
     settings = trial.node.settings
-    if isinstance(settings, TrainingSettings) and settings.optim == "adamw_torch":
+    if isinstance(settings, TrainingSettings) and settings.optim not in ("adafactor", "sgd"):
         yield trial.told(optim="adafactor")
 
 

@@ -16,7 +16,7 @@ from math import ceil
 
 from rupert.models.shape import ModelShape
 from rupert.study.estimates.hardware import Hardware
-from rupert.study.estimates.memory import BYTES
+from rupert.study.estimates.memory import BYTES, chosen_numbers
 from rupert.training.fine_tuning import FineTuningSettings
 from rupert.training.objective import Cost
 from rupert.training.settings import TrainingSettings
@@ -51,9 +51,13 @@ class Speed:
 
     def fine_tuning(self, settings: FineTuningSettings, examples: int, processes: int = 1) -> float:
         """Seconds of TRL's SFTTrainer over `examples` rows."""
-        rows = settings.batch_size * processes
-        steps = settings.max_steps if settings.max_steps > 0 else ceil(examples / rows * settings.num_train_epochs)
-        return steps * self._step(settings, Cost(passes=settings.batch_size))
+        return self.steps(settings, examples, processes) * self._step(settings, Cost(passes=settings.batch_size))
+
+    def steps(self, settings: FineTuningSettings, examples: int, processes: int = 1) -> int:
+        """Optimizer steps of that."""
+        if settings.max_steps > 0:
+            return settings.max_steps
+        return ceil(examples / (settings.batch_size * processes) * settings.num_train_epochs)
 
     def hardening(self, settings: TrainingSettings, steps: int, cost: Cost) -> float:
         """Seconds of so many steps of a gradient rule."""
@@ -74,7 +78,7 @@ class Speed:
 
     def _step(self, settings: TrainingSettings, cost: Cost) -> float:
         length = min(settings.max_length, self.shape.positions or settings.max_length)
-        backward = FROZEN_BACKWARD if settings.lora else BACKWARD
+        backward = self._backward(settings)
         again = FORWARD if settings.gradient_checkpointing else 0
         passes = cost.passes * (FORWARD + backward + again) + cost.backwards * backward
         passes += cost.products * DOUBLE_BACKWARD
@@ -83,6 +87,15 @@ class Speed:
         operations = length * (passes * self._forward(length) + heads)
         is_half = not cost.precise and (settings.bf16 or BYTES[self.dtype] == BYTES["bfloat16"])
         return operations / self._rate("bfloat16" if is_half else "float32")
+
+    def _backward(self, settings: TrainingSettings) -> float:
+        """Of a backward pass in forward passes: down to the first layer that is trained, and no further."""
+        if settings.chosen_layers is None:
+            return FROZEN_BACKWARD if settings.lora else BACKWARD
+        chosen = chosen_numbers(settings, self.shape)
+        down = (self.shape.layers - min(chosen)) / self.shape.layers * FROZEN_BACKWARD
+        weights = 0 if settings.lora else len(chosen) / self.shape.layers * (BACKWARD - FROZEN_BACKWARD)
+        return down + weights
 
     def _forward(self, length: int) -> float:
         """Operations of one token in a row of `length`."""
