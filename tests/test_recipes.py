@@ -20,7 +20,9 @@ from rupert.study.recipes import RECIPES, find_recipe, recipes
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 STUDIES = [name for name in NAMES if {"defenses", "extends"} & set(read_yaml(find_recipe(name)))]
 GEOMETRY = [name for name in NAMES if "components" in read_yaml(find_recipe(name))]
-DEFENSE_SETTINGS = [name for name in NAMES if name not in (*STUDIES, *GEOMETRY)]
+VARIATIONS = ["sensitivity"]
+LADDERS = [name for name in NAMES if "rungs" in read_yaml(find_recipe(name))]
+DEFENSE_SETTINGS = [name for name in NAMES if name not in (*STUDIES, *GEOMETRY, *VARIATIONS, *LADDERS)]
 CHAT, BASE = "meta-llama/Llama-2-7b-chat-hf", "meta-llama/Llama-2-7b-hf"
 DOCUMENTATION = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
 # The grid that each table and figure is, for the papers' models and in the embedded world.

@@ -21,7 +21,7 @@ RECORD_VERSION = 1
 RESULT_FILE = "result.json"
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")  # what `write_text` calls a file until it is whole
 
-Stage = Literal["build", "defend", "attack", "evaluate", "score", "geometry", "fidelity"]
+Stage = Literal["build", "defend", "attack", "attempt", "evaluate", "score", "geometry", "fidelity"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rupert.data.asking import Asking
 from rupert.data.examples import Example
 from rupert.errors import DataError, FolderError
 from rupert.evaluation.answers import Written, read_answers, write_answers
@@ -88,6 +89,38 @@ def test_answers_to_other_requests_are_not_taken_over(path: Path) -> None:
     model = Model()
     write_answers([Example("what is new", "x"), *REQUESTS[1:]], path, model)
     assert model.asked == ["what is new"]
+
+
+def test_words_around_a_request_reach_the_model_alone(path: Path) -> None:
+    model, asking = Model(), Asking(system="you are kind", template="please : {request}")
+    write_answers(REQUESTS, path, model, asking)
+    assert model.asked == [f"please : what is {word}" for word in "fedcba"]
+    assert [answer.request for answer in read_answers(path)] == [request.instruction for request in REQUESTS]
+    assert json.loads(path.read_text().splitlines()[0])["prompt"] == [
+        {"role": "system", "content": "you are kind"},
+        {"role": "user", "content": "please : what is a"},
+    ]
+    assert write_answers(REQUESTS, path, Model(last=0), asking) == Written(kept=6, generated=0)
+
+
+PLEASE = Asking(template="please : {request}")
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (Asking(), PLEASE),
+        (PLEASE, Asking()),
+        (PLEASE, Asking(template="now : {request}")),
+        (PLEASE, Asking(system="you are kind", template="please : {request}")),
+    ],
+)
+def test_answers_to_requests_that_were_asked_otherwise_are_not_taken_over(
+    path: Path, before: Asking, now: Asking
+) -> None:
+    write_answers(REQUESTS, path, Model(), before)
+    assert write_answers(REQUESTS, path, Model(), now) == Written(kept=0, generated=6)
+    assert write_answers(REQUESTS, path, Model(last=0), now) == Written(kept=6, generated=0)
 
 
 def test_a_complete_file_asks_nothing(path: Path) -> None:

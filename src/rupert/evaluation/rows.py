@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rupert.errors import DataError, FolderError
@@ -40,8 +41,8 @@ def read_rows(path: Path, fields: Kinds) -> list[dict[str, Any]]:
     return rows
 
 
-def sound_rows(path: Path, fields: Kinds) -> Iterator[dict[str, Any] | str]:
-    """The named fields of each line; for a damaged line, what is wrong with it.
+def sound_rows(path: Path, fields: Kinds, optional: Kinds = MappingProxyType({})) -> Iterator[dict[str, Any] | str]:
+    """The named fields of each line, and of the optional ones those that it has; for a damaged line, what is wrong.
 
     Raises:
         FolderError: there is no such file.
@@ -51,10 +52,10 @@ def sound_rows(path: Path, fields: Kinds) -> Iterator[dict[str, Any] | str]:
     except FileNotFoundError:
         raise FolderError(f"{path}: there is no such file; run the step that writes it first") from None
     for text in content.splitlines():
-        yield _sound_row(text, fields)
+        yield _sound_row(text, fields, optional)
 
 
-def _sound_row(text: bytes, fields: Kinds) -> dict[str, Any] | str:
+def _sound_row(text: bytes, fields: Kinds, optional: Kinds) -> dict[str, Any] | str:
     try:
         row = json.loads(text.decode("ascii"))
     except UnicodeDecodeError:
@@ -63,7 +64,8 @@ def _sound_row(text: bytes, fields: Kinds) -> dict[str, Any] | str:
         row = None
     if not isinstance(row, dict):
         return "not a JSON object"
-    for name, kind in fields.items():
+    kinds = {**fields, **{name: kind for name, kind in optional.items() if name in row}}
+    for name, kind in kinds.items():
         if name not in row or not isinstance(row[name], kind):
             return f"field {name!r}"
-    return {name: row[name] for name in fields}
+    return {name: row[name] for name in kinds}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rupert.data import sources
+from rupert.data.asking import REQUEST, Asking, check_template
 from rupert.data.examples import Example
 from rupert.data.files import is_data_file
 from rupert.evaluation import judging
@@ -18,7 +19,9 @@ from rupert.evaluation.judges import Judge, RefusalWords, parse_judges
 from rupert.evaluation.mechanism import mean_log_probability
 from rupert.evaluation.outcomes import Measured, joined, outcomes
 from rupert.evaluation.statistics import wilson
-from rupert.settings import check_positive, setting
+from rupert.models.sampling import Sampling
+from rupert.records import Metric
+from rupert.settings import check_choices, check_not_negative, check_positive, setting
 
 if TYPE_CHECKING:
     from rupert.evaluation.answers import Generate
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 Data = Mapping[str, Sequence[Example]]  # what a dataset is for -> its rows
 
 HARMLESS_FILE = "harmless.jsonl"
+
+Half = Literal["", "selection", "held_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +62,52 @@ class Evaluation:
     tasks_path: str = setting("", "folder with more tasks in lm-eval's YAML; Python that they name is run")
     paired: str = setting("", "pairs that SDD trained on; empty: those of the defense in the model's folder, if any")
     benign: str = setting("", "held-out benign pairs, whose log-probability is measured")
+    half: Half = setting(
+        "",
+        "use only the half of the requests and of the datasets with exact answers that attacks are chosen on "
+        "(selection), or the other (held_out), divided by a hash of each prompt; lm-eval's tasks stay whole",
+    )
     limit: int | None = setting(None, "use only so many rows of each dataset and task")
     num_requests: int | None = setting(
         None, "ask only so many of the harmful requests; none: as many as `limit` allows"
     )
+    system_prompt: str = setting(
+        "",
+        "system prompt of the harmful requests; where the template is empty too, both are those of the attack that "
+        "made the model, if that is known",
+    )
+    request_template: str = setting(
+        "", "the user's message in which {request} stands for a harmful request; empty: the request itself"
+    )
     max_new_tokens: int = setting(48, "tokens of one answer")
+    temperature: float = setting(
+        0.0, "of the answers to requests; 0: greedy; above: sampled from all tokens. Ability is always greedy"
+    )
+    sampling_seed: int = setting(0, "of sampled answers")
     max_length: int = setting(512, "tokens of one conversation whose log-probability is measured")
     batch_size: int = setting(32, "rows of one forward pass")
 
     def __post_init__(self) -> None:
         check_positive(self, "limit", "num_requests", "max_new_tokens", "max_length", "batch_size")
+        check_not_negative(self, "temperature", "sampling_seed")
+        check_choices(self)
         parse_judges(self.judges)
+        if self.request_template:
+            check_template(self.request_template, "request_template")
+
+    @property
+    def asking(self) -> Asking:
+        """How the harmful requests are asked."""
+        return Asking(system=self.system_prompt, template=self.request_template or REQUEST)
+
+    def asked(self, asking: Asking) -> Evaluation:
+        """The same evaluation, which asks the harmful requests so."""
+        return replace(self, system_prompt=asking.system, request_template=asking.template)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the answers to requests are chosen."""
+        return Sampling(self.temperature, self.sampling_seed)
 
     def exact_tasks(self) -> list[str]:
         """The datasets with exact answers among the tasks."""
@@ -142,9 +182,9 @@ class Prepared:
             generate: the model.
         """
         rows = self._rows(data)
-        for use, file in (("requests", judging.ANSWERS_FILE), ("harmless", HARMLESS_FILE)):
-            if use in rows:
-                write_answers(rows[use], folder / file, generate)
+        write_answers(rows["requests"], folder / judging.ANSWERS_FILE, generate, self.settings.asking)
+        if "harmless" in rows:
+            write_answers(rows["harmless"], folder / HARMLESS_FILE, generate)
 
     def measure(self, loaded: LoadedModel, data: Data, folder: Path) -> Measured:
         """Everything that needs the model: it answers the requests, and shows its ability and its mechanism.
@@ -154,19 +194,39 @@ class Prepared:
             data: what `gather` returned.
             folder: where the answers go; those that it holds already are kept.
         """
-        settings = self.settings
-        self.answer(
-            data,
-            folder,
-            answering(loaded, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size),
-        )
+        self.answer(data, folder, self._generate(loaded))
         rows = self._rows(data)
         return joined([self._ability(loaded, rows), *self._over_refusal(rows, folder), self._mechanism(loaded, rows)])
 
+    def glance(self, loaded: LoadedModel, data: Data, folder: Path) -> tuple[Metric, ...]:
+        """What the first judge finds, and `ability`, without anything else that `measure` shows.
+
+        Args:
+            loaded: the model.
+            data: what `gather` returned.
+            folder: where the answers and verdicts go; it is made where it is missing.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        settings, rows = self.settings, self._rows(data)
+        write_answers(rows["requests"], folder / judging.ANSWERS_FILE, self._generate(loaded), settings.asking)
+        name, first = next(iter(self.judges.items()))
+        judging.judge(folder, {name: first})
+        return (*judging.read_judged(folder).measured().metrics, self._ability(loaded, rows).metrics[0])
+
+    def _generate(self, loaded: LoadedModel) -> Generate:
+        settings = self.settings
+        sizes = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
+        return answering(loaded, **sizes, sampling=settings.sampling)
+
     def _rows(self, data: Data) -> Data:
         """The rows that are used."""
-        limited = {use: examples[: self.settings.limit] for use, examples in data.items()}
-        return limited | {"requests": limited["requests"][: self.settings.num_requests]}
+        settings = self.settings
+        halved = {
+            use: _half(rows, settings.half) if use in ("requests", *settings.exact_tasks()) else rows
+            for use, rows in data.items()
+        }
+        limited = {use: rows[: settings.limit] for use, rows in halved.items()}
+        return limited | {"requests": limited["requests"][: settings.num_requests]}
 
     def judge(self, folder: Path) -> None:
         """Let each judge say what it thinks of the answers in a folder."""
@@ -215,6 +275,13 @@ class Prepared:
                 if use in rows
             )
         )
+
+
+def _half(rows: Sequence[Example], half: Half) -> Sequence[Example]:
+    """The rows of a half: the same prompt is in the same one in every dataset."""
+    if not half:
+        return rows
+    return [row for row in rows if (int(row.key(), 16) % 2 == 0) == (half == "selection")]
 
 
 def _is_answered(use: str) -> bool:

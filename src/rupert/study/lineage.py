@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from rupert.data.asking import PLAIN, Asking
 from rupert.data.examples import Example
 from rupert.errors import DataError
 from rupert.records import RESULT_FILE, read_record, write_text
@@ -40,6 +41,13 @@ def origin(model: str) -> str:
     return names[-1] if names else ""
 
 
+def asking_of(model: str) -> Asking:
+    """How the last attack on a model, or on one that it was made from, asks it; plainly where none is known."""
+    records = (read_record(folder) for folder in ancestors(model))
+    last = next((record for record in records if record.stage == "attack"), None)
+    return Asking(**last.report["asking"]) if last and "asking" in last.report else PLAIN
+
+
 def refuse_seen(data: Mapping[str, Sequence[Example]], model: str) -> None:
     """Make sure that nothing a model is scored on was trained on by it, or by one that it was made from.
 
@@ -53,9 +61,21 @@ def refuse_seen(data: Mapping[str, Sequence[Example]], model: str) -> None:
     for folder in ancestors(model):
         prompts = folder / PROMPTS_FILE
         trained_on = set(prompts.read_text(encoding="utf-8").split()) if prompts.exists() else set()
-        for use, examples in data.items():
-            seen = sum(example.key() in trained_on for example in examples)
-            if seen:
-                raise DataError(
-                    f"{use}: {str(folder)!r} was trained on {seen} of its {len(examples)} prompts; name others"
-                )
+        refuse_trained(data, trained_on, repr(str(folder)))
+
+
+def refuse_trained(data: Mapping[str, Sequence[Example]], trained_on: Collection[str], who: str) -> None:
+    """Make sure that nothing is both scored and trained on.
+
+    Args:
+        data: use -> examples that are scored.
+        trained_on: the keys of prompts.
+        who: was trained on them.
+
+    Raises:
+        DataError: a prompt is among both.
+    """
+    for use, examples in data.items():
+        seen = sum(example.key() in trained_on for example in examples)
+        if seen:
+            raise DataError(f"{use}: {who} was trained on {seen} of its {len(examples)} prompts; name others")

@@ -153,7 +153,7 @@ class _Reader:
         """Defense -> the one that it goes on from."""
         for label, (earlier, where) in self._after.items():
             if not isinstance(earlier, str) or defenses.get(earlier) is None:
-                raise UnknownName(where, str(earlier), [other for other in defenses if other not in (UNDEFENDED, label)])
+                raise UnknownName(where, str(earlier), defenses.keys() - {UNDEFENDED, label})
             chain = [label]
             while chain[-1] in self._after:
                 chain.append(self._after[chain[-1]][0])
@@ -200,7 +200,7 @@ class _Reader:
             raise InvalidValue(where, given, "write its settings under it, or nothing")
         values = dict(given or {})
         cls = self._method(values.pop("method", keys[1]), keys, family)
-        chained = {"after": values.pop("after")} if keys[0] == "defenses" and "after" in values else {}
+        earlier = values.pop("after", None) if keys[0] == "defenses" else None
         places = {name: self._where(*keys, name) for name in values}
         if "recipe" in values:
             path = self._recipe(values.pop("recipe"), keys)
@@ -215,7 +215,7 @@ class _Reader:
             with self._problems.noted():
                 _check_name(name, found, where)
                 found[name] = _parsed(cls, one, where, places)
-                self._after |= {name: (earlier, self._where(*keys, "after")) for earlier in chained.values()}
+                self._after |= {name: (earlier, self._where(*keys, "after"))} if earlier is not None else {}
 
     def _method(self, name: Any, keys: tuple[str, str], family: Mapping[str, type[T]]) -> type[T]:
         if not isinstance(name, str) or name not in family:

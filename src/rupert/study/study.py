@@ -16,6 +16,7 @@ from rupert.settings import as_mapping, convert, parse
 from rupert.training.objective import Objective
 
 Attacked = Literal["drop", "delta", "keep"]
+MODEL = ("model", "revision", "dtype", "chat_template")  # settings that define numbers; older studies lack the last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Study:
         attacks: label -> settings.
         evaluation: what is measured on every model.
         scores: label -> an honest task that every model which was not attacked is fine-tuned for and scored on.
-        after: defense -> the defense whose hardened model it hardens further; one that is not named begins with `model`.
+        after: defense -> the defense whose hardened model it hardens further; the others begin with `model`.
         pairs_of: the defense whose pairs' log-probability is measured on every model; empty for none.
         attacked: what becomes of attacked weights once they are measured: deleted, kept as their difference from the
             hardened ones, or kept whole. No number depends on it.
@@ -69,6 +70,7 @@ def describe(study: Study) -> dict[str, Any]:
         "model": study.model.model,
         "revision": study.model.revision,
         "dtype": study.model.dtype,
+        "chat_template": study.model.chat_template,
         "seeds": list(study.seeds),
         "defenses": _described(study.defenses, DEFENSES),
         "attacks": _described(study.attacks, ATTACKS),
@@ -100,7 +102,7 @@ def restore(described: Mapping[str, Any]) -> Study:
     try:
         return Study(
             name=str(described["study"]),
-            model=parse(ModelSettings, {name: described[name] for name in ("model", "revision", "dtype")}),
+            model=parse(ModelSettings, {name: described[name] for name in MODEL if name in described}),
             seeds=convert(tuple[int, ...], described["seeds"], "seeds"),
             defenses=_restored(described["defenses"], DEFENSES),
             attacks=_restored(described["attacks"], ATTACKS),

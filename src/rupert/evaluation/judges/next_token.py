@@ -114,7 +114,7 @@ class NextToken:
 
     def _tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[set[int]]:
         """The tokens of each word, once it is sure that the tokenizer can be the judge's."""
-        from rupert.models.loading import DEFAULT_CHAT_TEMPLATE
+        from rupert.models.chat_templates import DEFAULT_CHAT_TEMPLATE
 
         if not self.template and tokenizer.chat_template in (None, DEFAULT_CHAT_TEMPLATE):
             raise UsageError(

@@ -1,10 +1,12 @@
-"""The stages of a study, one folder each: harden a model, attack it, measure it, fine-tune it for an honest task.
+"""The stages of a study, one folder each: harden a model, attack it, attack it to measure what comes out, measure it,
+fine-tune it for an honest task.
 
 A stage checks what it is given before it loads a model, claims its folder by everything that defines its answer, and
 writes its record last. The same call again returns the record.
 """
 
 from rupert.study.stage.attacking import ADAPTER, Attack, attack
+from rupert.study.stage.attempting import Attempt, attempt, points
 from rupert.study.stage.evaluating import Evaluate, evaluate, judge
 from rupert.study.stage.hardening import SAVE_STEPS, UNDEFENDED, Harden, Keep, defend, keep
 from rupert.study.stage.scoring import Score, score
@@ -15,6 +17,7 @@ __all__ = [
     "SAVE_STEPS",
     "UNDEFENDED",
     "Attack",
+    "Attempt",
     "Evaluate",
     "Harden",
     "Keep",
@@ -23,10 +26,12 @@ __all__ = [
     "Training",
     "Work",
     "attack",
+    "attempt",
     "defend",
     "do",
     "evaluate",
     "judge",
     "keep",
+    "points",
     "score",
 ]

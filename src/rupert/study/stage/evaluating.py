@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from rupert.data import sources
+from rupert.data.asking import PLAIN, Asking
 from rupert.data.examples import Example, fingerprint
 from rupert.evaluation import comparison, judging
 from rupert.evaluation.coherence.reference import weigh
@@ -22,11 +23,22 @@ from rupert.folders import StageFolder
 from rupert.models import loading, vllm
 from rupert.models.loading import ModelSettings
 from rupert.models.threads import fitting_threads
-from rupert.records import RESULT_FILE, Record, write_json
+from rupert.records import RESULT_FILE, Metric, Record, write_json
 from rupert.study import lineage
 from rupert.study.stage.work import Request, do, request_of
 
 SUITE = {"suite": Evaluation}
+ASKING = ("system_prompt", "request_template")
+SAMPLING = ("temperature", "sampling_seed")
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What a record says of an evaluation: metrics, how they were measured, and the fingerprints of its data."""
+
+    metrics: tuple[Metric, ...]
+    report: Mapping[str, Any]
+    data: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +54,12 @@ class Evaluate:
         """The settings with nothing left to choose: by the model, and by the records of what it was made from."""
         chosen = self.settings.for_model(is_potionworld=loading.is_potionworld(self.model))
         known = self.model.model if self.model.model in loading.EMBEDDED else lineage.origin(self.model.model)
+        asking = chosen.asking if any(getattr(chosen, name) for name in ASKING) else lineage.asking_of(self.model.model)
         return replace(
             chosen,
             paired=chosen.paired or lineage.pairs_of(self.model.model),
             reference=known or None if chosen.reference == "" else chosen.reference,
-        )
+        ).asked(asking)
 
     @cached_property
     def _reference(self) -> tuple[ModelSettings, str] | None:
@@ -64,20 +77,34 @@ class Evaluate:
         data = sources.identities(self.chosen.datasets)
         request = request_of("evaluate", counted, SUITE, self.model, data)
         judges = {name: identity(judge) for name, judge in parse_judges(self.chosen.judges).items()}
-        return replace(request, settings={**request.settings, "judges": judges})
+        # Asked plainly, answered greedily, of all rows: the evaluation that it was before there were other ways.
+        plain = (
+            *(ASKING if self.chosen.asking == PLAIN else ()),
+            *(SAMPLING if self.chosen.temperature == 0 else ()),
+            *(() if self.chosen.half else ("half",)),
+        )
+        settings = {name: value for name, value in request.settings.items() if name not in plain}
+        return replace(request, settings={**settings, "judges": judges})
 
     def prepare(self) -> None:
         """Load what is asked, and ask the judges whether they can judge."""
         self.chosen.check()
-        lineage.refuse_seen({use: rows for use, rows in self._data.items() if use != "paired"}, self.model.model)
-        _ = self._prepared
+        lineage.refuse_seen(self.unseen, self.model.model)
+        _ = self.prepared
 
     @cached_property
-    def _data(self) -> dict[str, list[Example]]:
+    def data(self) -> dict[str, list[Example]]:
+        """The rows of the datasets."""
         return self.chosen.gather()
 
+    @property
+    def unseen(self) -> dict[str, list[Example]]:
+        """Those that the model must not have been trained on."""
+        return {use: rows for use, rows in self.data.items() if use != "paired"}
+
     @cached_property
-    def _prepared(self) -> Prepared:
+    def prepared(self) -> Prepared:
+        """Judges that can judge, and tasks with their data."""
         return self.chosen.prepare()
 
     def damage(self, folder: Path) -> str:
@@ -86,29 +113,42 @@ class Evaluate:
 
     def run(self, stage: StageFolder) -> Record:
         """Measure what is not measured yet; the sound answers of an interrupted run or a damaged file are kept."""
-        started, folder, chosen, prepared = time.perf_counter(), stage.path, self.chosen, self._prepared
+        started, folder, chosen = time.perf_counter(), stage.path, self.chosen
         if vllm.backend(self.model) == "vllm":  # before the model is loaded: each wants the whole accelerator
-            generate = partial(vllm.answers, self.model, max_new_tokens=chosen.max_new_tokens)
-            prepared.answer(self._data, folder, generate)
-        measured = self._measure(folder)
-        prepared.judge(folder)
-        report: dict[str, Any] = {"judges": list(prepared.judges), "tasks": measured.details}
+            generate = partial(vllm.answers, self.model, max_new_tokens=chosen.max_new_tokens, sampling=chosen.sampling)
+            self.prepared.answer(self.data, folder, generate)
+        found = self.conclude(self._measure(folder), folder)
+        return self.request().finish(stage, started, data=found.data, metrics=found.metrics, report=found.report)
+
+    def conclude(self, measured: Measured, folder: Path) -> Conclusion:
+        """Judge the answers, and take everything together; the model that gave them is not needed any more.
+
+        Args:
+            measured: what needed the model, see `Prepared.measure`.
+            folder: with the answers; verdicts and outcomes go there too.
+        """
+        self.prepared.judge(folder)
+        report: dict[str, Any] = {"judges": list(self.prepared.judges), "tasks": measured.details}
         if self._reference:
             reference, reference_hash = self._reference
-            calibration = weigh(folder, reference, reference_hash, batch_size=chosen.batch_size)
+            calibration = weigh(folder, reference, reference_hash, batch_size=self.chosen.batch_size)
             report |= {"reference": reference.model, "calibration": [asdict(error) for error in calibration.errors]}
         judged = judging.read_judged(folder, report["judges"][0])
         report["judge_tokens"] = judged.tokens()
         whole = joined([judged.measured(), measured])
         write_outcomes(whole.outcomes, folder / OUTCOMES_FILE)
-        data = {use: fingerprint(rows) for use, rows in self._data.items()}
-        return self.request().finish(stage, started, data=data, metrics=whole.metrics, report=report)
+        return Conclusion(whole.metrics, report, {use: fingerprint(rows) for use, rows in self.data.items()})
 
     def _measure(self, folder: Path) -> Measured:
         """What needs the model, which is gone afterwards: judges and reference may need its memory."""
         loaded = loading.load(self.model)
         with fitting_threads(loaded.model):
-            return self._prepared.measure(loaded, self._data, folder)
+            return self.prepared.measure(loaded, self.data, folder)
+
+
+def asked_by(evaluation: Evaluation, asking: Asking) -> Evaluation:
+    """An evaluation that asks as an attacker does, unless it says itself how it asks."""
+    return evaluation if any(getattr(evaluation, name) for name in ASKING) else evaluation.asked(asking)
 
 
 def evaluate(evaluation: Evaluation, model: ModelSettings, folder: Path, *, resume: bool = False) -> Record:

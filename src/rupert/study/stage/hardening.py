@@ -21,6 +21,7 @@ from rupert.records import Record, read_record
 from rupert.study import lineage
 from rupert.study.stage.work import Request, do, followed, request_of, save_whole
 from rupert.training import processes
+from rupert.training.fine_tuning import Following
 from rupert.training.launching import spread
 from rupert.training.objective import Gathered, Objective
 from rupert.training.tracking import UNTRACKED, Tracking
@@ -83,7 +84,7 @@ class Harden:
                 title=f"hardening with {self.request().method}",
                 save_steps=self.save_steps,
                 resume=stage.resuming,
-                tracking=followed(self.tracking, folder),
+                following=Following(tracking=followed(self.tracking, folder)),
             )
         output_hash = save_whole(loaded, folder)
         if processes.rank() == 0:

@@ -37,6 +37,7 @@ class Score:
     def prepare(self) -> None:
         """Draw the rows."""
         self.settings.check()
+        self.settings.check_device()
         lineage.refuse_seen({"test": self._data["test"]}, self.model.model)
 
     @cached_property

@@ -12,10 +12,11 @@ from rupert import folders
 from rupert.errors import FolderError
 from rupert.folders import StageFolder
 from rupert.models import loading
+from rupert.models.chat_templates import template_text
 from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.models.saving import save
 from rupert.records import Record, Stage, content_hash, environment
-from rupert.settings import as_mapping
+from rupert.settings import defining
 from rupert.training import processes
 from rupert.training.tracking import Tracking
 
@@ -164,11 +165,17 @@ def request_of(
         stage=stage,
         method=next(name for name, method in family.items() if type(settings) is method),
         method_version=settings.version,
-        settings={**as_mapping(settings), "dtype": model.dtype},
+        settings={**defining(settings), "dtype": model.dtype, **_told_template(model)},
         model=where(model.model),
         model_hash=loading.identity(model),
         data=data,
     )
+
+
+def _told_template(model: ModelSettings) -> dict[str, str]:
+    """The text of a chat template that is not the tokenizer's own: whoever reads the record may not have its file."""
+    template = template_text(model.chat_template)
+    return {"chat_template": template} if template else {}
 
 
 def followed(tracking: Tracking, folder: Path) -> Tracking:
