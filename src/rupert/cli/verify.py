@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def judged(rows: Sequence[ResultRow]) -> list[Claim]:
         found.extend(verify(claims, rows, study=study.name, model=study.model.model))
-        return list(map(_in_words, found))
+        return list(map(in_words, found))
 
     code = run_and_show(study, arguments, f"rupert verify {arguments.defense}", judged)
     _tell(found, arguments.defense, folder)
@@ -73,7 +73,8 @@ def _tell(found: Sequence[Verified], defense: str, folder: Path) -> None:
     _show(found, folder)
 
 
-def _in_words(one: Verified) -> Claim:
+def in_words(one: Verified) -> Claim:
+    """A verdict as pages and tables say it."""
     source = one.target.source or "expected; the tolerance is ours"
     return Claim(_claim(one.target), source, _claimed(one.target), _ours(one.target, one.ours), one.outcome)
 
@@ -97,7 +98,7 @@ def _table(title: str, found: Sequence[Verified]) -> Table:
     table.add_column("ours", justify="right", no_wrap=True, width=22)
     table.add_column("verdict", no_wrap=True, width=12)
     for one in found:
-        words = _in_words(one)
+        words = in_words(one)
         table.add_row(Text(words.text), words.claimed, words.ours, Text(words.outcome, style=STYLES[one.outcome]))
     return table
 
