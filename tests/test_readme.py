@@ -53,9 +53,11 @@ def test_every_command_parses_and_its_settings_are_valid(
         monkeypatch.setattr(stage, name, reached)
     for place in (
         "training.potionworld.build",
+        "cli.break_cost.read_ladder",
         "cli.compare.read_record",
         "cli.fidelity.fidelity",
         "cli.geometry.geometry",
+        "cli.ladder.climb",
         "cli.plan.read_study",
         "cli.run.run_study",
         "cli.samples.read_samples",

@@ -95,7 +95,7 @@ def check(name: str, field: str = "--model") -> None:
     if name in EMBEDDED:
         _embedded_folder(name)
     elif path.is_dir():
-        _check_folder(path)
+        _check_folder(path, field)
     elif name.count("/") != 1 or path.is_absolute() or name.startswith("."):
         raise UnknownName(field, name, EMBEDDED)
 
@@ -251,11 +251,11 @@ def _embedded_folder(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, field: str) -> None:
     if (folder / REQUEST_FILE).exists() and not (folder / RESULT_FILE).exists():
-        raise FolderError(f"--model: {str(folder)!r} is a stage that did not finish; run it again with --resume")
+        raise FolderError(f"{field}: {str(folder)!r} is a stage that did not finish; run it again with --resume")
     if not (folder / "config.json").exists():
-        raise FolderError(f"--model: {str(folder)!r} holds no config.json; name a folder in Hugging Face's format")
+        raise FolderError(f"{field}: {str(folder)!r} holds no config.json; name a folder in Hugging Face's format")
 
 
 @contextlib.contextmanager

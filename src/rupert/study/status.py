@@ -65,10 +65,10 @@ def status(folder: Path) -> StudyStatus:
     study = store.study()
     aside = folder / DAMAGED
     set_aside = sorted(str(path) for path in aside.iterdir()) if aside.is_dir() else []
-    return StudyStatus(study.name, tuple(_status(found, store) for found in survey(study, store)), tuple(set_aside))
+    return StudyStatus(study.name, tuple(stage_status(found, store) for found in survey(study, store)), tuple(set_aside))
 
 
-def _status(found: Surveyed, store: Store) -> StageStatus:
+def stage_status(found: Surveyed, store: Store) -> StageStatus:
     kind, label = found.node.kind, found.node.label
     if found.place:
         return StageStatus(kind=kind, label=label, state="done")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rupert.records import RESULT_FILE, Record, read_record
 from rupert.study.graph import Graph, Node, graph
-from rupert.study.status import StageStatus, _status
+from rupert.study.status import StageStatus, stage_status
 from rupert.study.store import KINDS, STUDY_FILE, Store
 from rupert.study.study import Study
 from rupert.study.survey import Surveyed
@@ -79,7 +79,7 @@ class Watch:
         if described != self._described:
             self._begin(self._store.study(), described)
         held = self._held()  # before the stages are asked: what is put in its place meanwhile is no stranger
-        stages = {node: _status(self._surveyed(node), self._store) for node in self._graph.nodes}
+        stages = {node: stage_status(self._surveyed(node), self._store) for node in self._graph.nodes}
         records = {node: self._done[node].record for node in self._graph.nodes if node in self._done}
         damaged = sum(stage.state == "damaged" for stage in stages.values())
         others = len(held - {done.place for done in self._done.values()}) - damaged
