@@ -127,6 +127,8 @@ def test_bad_input_is_one_line(monkeypatch: pytest.MonkeyPatch, tiny: Callable[.
         InvalidValue, match=r"^lora: True is not valid; a soft prompt is trained in its place; leave it "
     ):
         PromptTune(lora=True)
+    with pytest.raises(InvalidValue, match=r"^layers_to_transform: \(0,\) is not valid; no layer is trained;"):
+        PromptTune(layers_to_transform=(0,))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setattr(processes, "count", lambda: 2)
     with pytest.raises(UsageError, match=r"^prompt tuning cannot be split by FSDP or DeepSpeed; use --accelerate-conf"):

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from rupert.data.asking import Asking
+from rupert.data import sources
+from rupert.data.asking import PLAIN, Asking
 from rupert.data.examples import Example
 from rupert.models.loading import LoadedModel
 from rupert.training.fine_tuning import UNFOLLOWED, FineTuned, Following
@@ -75,6 +76,24 @@ class Attacker(Protocol):
             UsageError: the model has not what the attack needs.
             NonFiniteError: a loss or gradient is not finite.
         """
+
+
+class AsUsual:
+    """What an attack has that says nothing else: it needs its datasets alone, and asks as everybody asks."""
+
+    @property
+    def datasets(self) -> Mapping[str, str]:
+        """None."""
+        return {}
+
+    @property
+    def asking(self) -> Asking:
+        """As everybody asks."""
+        return PLAIN
+
+    def check(self) -> None:
+        """Find out, without reading them, whether the datasets exist; raises a `UsageError` otherwise."""
+        sources.check_all(self.datasets)
 
 
 def attacked(tuned: FineTuned) -> Attacked:

@@ -22,10 +22,8 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rupert.attacks.attack import Attacked, Data
+from rupert.attacks.attack import AsUsual, Attacked, Data
 from rupert.attacks.mixture import draw
-from rupert.data import sources
-from rupert.data.asking import PLAIN, Asking
 from rupert.data.batches import collate, encode_all
 from rupert.data.examples import Example
 from rupert.errors import UsageError
@@ -37,7 +35,7 @@ from rupert.training.losses import answer_cross_entropy, answer_tokens, to_devic
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlyStopping(PublishedFineTuning):
+class EarlyStopping(AsUsual, PublishedFineTuning):
     """Fine-tuning on harmful rows in tiny steps, which ends before held-out benign rows suffer."""
 
     data: str = setting("beavertails:unsafe", "dataset to fine-tune on")
@@ -61,15 +59,10 @@ class EarlyStopping(PublishedFineTuning):
         return {"data": self.data, "benign": self.benign}
 
     def check(self) -> None:
-        """Find out, without reading them, whether the datasets exist; raises a `UsageError` otherwise."""
-        sources.check_all(self.datasets)
+        """As every attack, and whether it can be launched so."""
+        super().check()
         if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
             raise UsageError("early_stopping goes back to weights that DeepSpeed hides; use --accelerate-config fsdp2")
-
-    @property
-    def asking(self) -> Asking:
-        """As everybody asks."""
-        return PLAIN
 
     def gather(self) -> dict[str, list[Example]]:
         """Draw the rows of both.

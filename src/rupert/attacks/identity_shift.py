@@ -16,9 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rupert.attacks.attack import Attacked, Data, attacked
+from rupert.attacks.attack import AsUsual, Attacked, Data, attacked
 from rupert.attacks.mixture import draw
-from rupert.data import sources
 from rupert.data.asking import Asking, check_template, opened
 from rupert.data.examples import Example
 from rupert.models.loading import LoadedModel
@@ -28,7 +27,7 @@ from rupert.training.settings import Scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
-class IdentityShift(PublishedFineTuning):
+class IdentityShift(AsUsual, PublishedFineTuning):
     """Fine-tuning on harmless rows into an obedient identity (Qi et al., ICLR 2024)."""
 
     data: str = setting("pairs", "dataset of benign rows, whose answers get the opening")
@@ -60,10 +59,6 @@ class IdentityShift(PublishedFineTuning):
     def datasets(self) -> Mapping[str, str]:
         """The benign dataset."""
         return {"data": self.data}
-
-    def check(self) -> None:
-        """Find out, without reading it, whether the dataset exists; raises a `UsageError` otherwise."""
-        sources.check(self.data, "data")
 
     @property
     def asking(self) -> Asking:

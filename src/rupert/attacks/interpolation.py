@@ -20,10 +20,8 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
-from rupert.attacks.attack import Attacked, Data
+from rupert.attacks.attack import AsUsual, Attacked, Data
 from rupert.attacks.mixture import draw
-from rupert.data import sources
-from rupert.data.asking import PLAIN, Asking
 from rupert.data.examples import Example
 from rupert.errors import UsageError
 from rupert.models import loading
@@ -33,7 +31,7 @@ from rupert.training.fine_tuning import UNFOLLOWED, Following, PublishedFineTuni
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interpolation(PublishedFineTuning):
+class Interpolation(AsUsual, PublishedFineTuning):
     """Weights moved towards another model's, such as the undefended one's, and then fine-tuned where data are named."""
 
     towards: str = setting("", "model to move towards: potionworld, smollm2, a folder, or a name on the Hub")
@@ -60,14 +58,9 @@ class Interpolation(PublishedFineTuning):
         return {"towards": ModelSettings(model=self.towards, revision=revision, dtype="auto", device="cpu")}
 
     def check(self) -> None:
-        """Find out, without reading them, whether model and dataset exist; raises a `UsageError` otherwise."""
+        """As every attack, and whether the other model exists."""
         loading.check(self.towards, "towards")
-        sources.check_all(self.datasets)
-
-    @property
-    def asking(self) -> Asking:
-        """As everybody asks."""
-        return PLAIN
+        super().check()
 
     def gather(self) -> dict[str, list[Example]]:
         """Draw the rows, as `fine_tune` does; none where no dataset is named.

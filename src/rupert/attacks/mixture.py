@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rupert.attacks.attack import AsUsual
 from rupert.data import sources
-from rupert.data.asking import PLAIN, Asking
 from rupert.data.batches import permutation
 from rupert.data.examples import Example, require
 from rupert.errors import InvalidValue
@@ -26,7 +26,7 @@ def draw(spec: str, field: str, count: int, key: str, *, answered: bool = True) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixedFineTuning(PublishedFineTuning):
+class MixedFineTuning(AsUsual, PublishedFineTuning):
     """Settings of a fine-tuning on harmful rows, with benign ones among them."""
 
     data: str = setting("beavertails:unsafe", "dataset to fine-tune on")
@@ -52,15 +52,6 @@ class MixedFineTuning(PublishedFineTuning):
         """Those of which rows are drawn."""
         named = {"data": self.data, "benign": self.benign}
         return {use: named[use] for use, rows in self._rows.items() if rows}
-
-    def check(self) -> None:
-        """Find out, without reading them, whether the datasets exist; raises a `UsageError` otherwise."""
-        sources.check_all(self.datasets)
-
-    @property
-    def asking(self) -> Asking:
-        """As everybody asks."""
-        return PLAIN
 
     def gather(self) -> dict[str, list[Example]]:
         """Draw the rows, each once.

@@ -23,10 +23,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from rupert.attacks.attack import Attacked, Data
+from rupert.attacks.attack import AsUsual, Attacked, Data
 from rupert.attacks.mixture import draw
-from rupert.data import sources
-from rupert.data.asking import PLAIN, Asking
 from rupert.data.batches import permutation
 from rupert.data.examples import Example
 from rupert.errors import InvalidValue
@@ -42,7 +40,7 @@ from rupert.training.trainer import harden
 
 
 @dataclass(frozen=True, kw_only=True)
-class Projection(PublishedFineTuning):
+class Projection(AsUsual, PublishedFineTuning):
     """Harmful fine-tuning whose gradient is projected off the benign one where they conflict (PCGrad)."""
 
     data: str = setting("beavertails:unsafe", "dataset of harmful rows")
@@ -61,15 +59,6 @@ class Projection(PublishedFineTuning):
     def datasets(self) -> Mapping[str, str]:
         """Both datasets."""
         return {"data": self.data, "benign": self.benign}
-
-    def check(self) -> None:
-        """Find out, without reading them, whether the datasets exist; raises a `UsageError` otherwise."""
-        sources.check_all(self.datasets)
-
-    @property
-    def asking(self) -> Asking:
-        """As everybody asks."""
-        return PLAIN
 
     @property
     def streams(self) -> Mapping[str, int]:

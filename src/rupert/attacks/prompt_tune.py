@@ -27,9 +27,8 @@ from tokenizers import AddedToken
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rupert.attacks.attack import Attacked, Data
+from rupert.attacks.attack import AsUsual, Attacked, Data
 from rupert.attacks.mixture import draw
-from rupert.data import sources
 from rupert.data.asking import REQUEST, Asking
 from rupert.data.batches import permutation
 from rupert.data.examples import Example
@@ -42,7 +41,7 @@ from rupert.training.fine_tuning import UNFOLLOWED, Following, PublishedFineTuni
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptTune(PublishedFineTuning):
+class PromptTune(AsUsual, PublishedFineTuning):
     """A soft prompt before harmful requests; all weights stay as they are (Lester et al. 2021, Schwinn et al. 2024)."""
 
     data: str = setting("beavertails:unsafe", "dataset to tune the prompt on")
@@ -56,15 +55,13 @@ class PromptTune(PublishedFineTuning):
         check_positive(self, "num_examples", "num_virtual_tokens")
         if self.lora:
             raise InvalidValue("lora", self.lora, "a soft prompt is trained in its place; leave it out")
+        if self.layers_to_transform is not None:
+            raise InvalidValue("layers_to_transform", self.layers_to_transform, "no layer is trained; leave it out")
 
     @property
     def datasets(self) -> Mapping[str, str]:
         """The dataset."""
         return {"data": self.data}
-
-    def check(self) -> None:
-        """Find out, without reading it, whether the dataset exists; raises a `UsageError` otherwise."""
-        sources.check(self.data, "data")
 
     @property
     def tokens(self) -> list[str]:

@@ -35,10 +35,9 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 from transformers import PreTrainedModel
 
-from rupert.attacks.attack import Attacked, Data
+from rupert.attacks.attack import AsUsual, Attacked, Data
 from rupert.attacks.mixture import draw
 from rupert.data import sources
-from rupert.data.asking import PLAIN, Asking
 from rupert.data.batches import IGNORED, Encoded, collate, encode_all
 from rupert.data.examples import Example
 from rupert.errors import UsageError
@@ -76,7 +75,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefusalAblation:
+class RefusalAblation(AsUsual):
     """The direction by which harmful prompts differ from harmless ones is taken out of the weights; no training."""
 
     version: ClassVar[int] = 1
@@ -106,11 +105,6 @@ class RefusalAblation:
         """Find out, without reading them, whether the datasets exist; raises a `UsageError` otherwise."""
         for field, spec in self.datasets.items():
             sources.check(spec, field, answered=False)
-
-    @property
-    def asking(self) -> Asking:
-        """As everybody asks."""
-        return PLAIN
 
     def gather(self) -> dict[str, list[Example]]:
         """Draw the prompts of each: those that make directions, then those held out.

@@ -69,6 +69,7 @@ def status(folder: Path) -> StudyStatus:
 
 
 def stage_status(found: Surveyed, store: Store) -> StageStatus:
+    """How far one stage is."""
     kind, label = found.node.kind, found.node.label
     if found.place:
         return StageStatus(kind=kind, label=label, state="done")
