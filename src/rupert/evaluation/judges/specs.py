@@ -72,8 +72,13 @@ def _part(key: str, value: str) -> str:
 
 
 def identity(judge: Judge) -> dict[str, Any]:
-    """All of a judge's settings that its verdicts depend on; a file that one names counts by what is in it."""
-    return {name: _content(value) for name, value in as_mapping(judge).items() if name not in RUNTIME}
+    """All of a judge's settings that its verdicts depend on; a file that one names counts by what is in it.
+
+    A judge whose code began to say something else about the same answer has a `version`, which counts too.
+    """
+    version = getattr(judge, "version", 1)
+    known = {name: _content(value) for name, value in as_mapping(judge).items() if name not in RUNTIME}
+    return known | ({"version": version} if version > 1 else {})
 
 
 def _content(value: Any) -> Any:
