@@ -50,7 +50,7 @@ def test_how_a_judge_runs_is_no_part_of_what_it_says() -> None:
     (strict,) = parse_judges(["language_model?model=a&rubric=strongreject"]).values()
     assert identity(strict) != identity(other)
     assert identity(Oracle()) == {"version": 2}  # what it says of an answer has changed once
-    assert identity(RefusalWords()) == {}
+    assert "version" not in identity(RefusalWords())
 
 
 @pytest.mark.parametrize(
