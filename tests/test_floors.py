@@ -21,6 +21,7 @@ FLOORS = {
     "folders": 2,
     "settings": 2,
     "terminal": 2,
+    "plugins": 3,
     "data": 3,
     "models": 3,
     "training": 4,
@@ -29,6 +30,7 @@ FLOORS = {
     "evaluation": 5,
     "study": 6,
     "report": 6,
+    "testing": 6,
     "cli": 7,
     "__main__": 8,
 }
@@ -53,8 +55,8 @@ OPTIONAL = {
     "vllm",
 }
 NAMELESS = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
-# The edge at which a study turns the failure of one cell into a row that says so.
-MAY_CATCH_ALL = "rupert.study.executors"
+# The edges at which the failure of one cell of a study becomes a row, and that of another package's code a line.
+MAY_CATCH_ALL = ("rupert.study.executors", "rupert.plugins")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

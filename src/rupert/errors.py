@@ -27,6 +27,10 @@ class RupertError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The message; what would act on a terminal, or cannot be printed, is written as an escape."""
+        return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in super().__str__())
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its message: an error crosses processes, whatever its class is made from."""
         return _remade, (type(self), *self.args), self.__dict__
@@ -34,6 +38,11 @@ class RupertError(Exception):
 
 def _remade(kind: type[RupertError], *args: object) -> RupertError:
     return kind.__new__(kind, *args)
+
+
+def _one_line(message: str) -> str:
+    """A message as one line, whatever the names in it hold."""
+    return message.replace("\n", "\\n")
 
 
 class UsageError(RupertError):
@@ -49,14 +58,14 @@ class UnknownName(UsageError):
         valid = sorted(choices)
         near = difflib.get_close_matches(value, valid, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(valid)}"
-        super().__init__(f"{field}: {value!r} is unknown; {hint}")
+        super().__init__(_one_line(f"{field}: {value!r} is unknown; {hint}"))
 
 
 class InvalidValue(UsageError):
     """A known field with a value outside its domain."""
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
-        super().__init__(f"{field}: {value!r} is not valid; {remedy}")
+        super().__init__(_one_line(f"{field}: {value!r} is not valid; {remedy}"))
 
 
 class DataError(UsageError):

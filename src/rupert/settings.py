@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TOO_DEEP = "its values are nested too deeply"
+
 
 @dataclass(frozen=True, slots=True)
 class SettingField:
@@ -282,8 +284,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UsageError(f"{path}: {line}{error.problem}; correct the YAML") from None
+    except RecursionError:
+        raise UsageError(f"{path}: {TOO_DEEP}; correct the YAML") from None
     except (yaml.YAMLError, ValueError):
         raise UsageError(f"{str(path)!r} is not YAML text in UTF-8; name a YAML file") from None
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be read ({error.strerror}); name a YAML file") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -301,7 +307,7 @@ def read_value(text: str, label: str) -> Any:
 
     try:
         return yaml.load(text, Loader=_strict_loader())  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise InvalidValue(label, text, "write it as in YAML, such as 3, true, text or [1e-4, 3e-4]") from None
 
 
@@ -310,14 +316,33 @@ def _strict_loader() -> type[yaml.SafeLoader]:
     import yaml
 
     class StrictLoader(yaml.SafeLoader):
-        """PyYAML's safe loader takes the last of two equal keys; this one refuses them."""
+        """PyYAML's safe loader, which says where a value cannot be read, and refuses what no setting can be.
+
+        Refused are the second of two equal keys, values that hold themselves, and numbers too long to be shown.
+        """
+
+        def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ARG002
+            try:
+                # Deep: what holds itself is found out.
+                value = super().construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+                str(value if isinstance(value, int) else "")
+            except (AttributeError, LookupError, TypeError, ValueError):
+                raise yaml.constructor.ConstructorError(None, None, _unreadable(node), node.start_mark) from None
+            return value
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys: list[Any] = []
-            for key, _ in node.value:
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
                 if key.value in keys:
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
                 keys.append(key.value)
             return super().construct_mapping(node, deep)
 
     return StrictLoader
+
+
+def _unreadable(node: yaml.Node) -> str:
+    kind = node.tag.rpartition(":")[2]
+    return (
+        f"{node.value!r:.40} cannot be read as {kind}" if isinstance(node.value, str) else f"no {kind} can be read here"
+    )

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,16 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM
-from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from rupert.cli.main import main
-from rupert.data.batches import Stream, encode_all
 from rupert.defenses import DEFENSES
 from rupert.errors import UnknownName
 from rupert.models.generation import generate
 from rupert.models.loading import LoadedModel, ModelSettings, load
 from rupert.models.saving import save
 from rupert.settings import as_mapping, parse, read_yaml
-from rupert.training.objective import Batch, Gathered
+from rupert.testing import condition, drawing, gradient, hooks
+from rupert.training.objective import Gathered
 from rupert.training.trainer import harden
 
 Tiny = Callable[..., LoadedModel]
@@ -84,7 +82,6 @@ TRAINING = {"per_device_train_batch_size": 8, "max_steps": 2, "learning_rate": 1
 PLAIN_STEPS = TRAINING | {"optim": "sgd", "learning_rate": 0.05, "lora_dropout": 0.0}
 ADAPTED = {"full": {"lora": False}, "lora": {"lora": True}}
 CUTS = [(1, 8), (2, 4), (4, 2)]  # rows at once, passes
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def test_every_defense_is_tested() -> None:
@@ -112,62 +109,10 @@ def small(defense: Any) -> Gathered:
     return Gathered({stream: examples[:40] for stream, examples in whole.streams.items()}, whole.report)
 
 
-@dataclass
-class Drawing:
-    """The first batch of each stream, and which were drawn."""
-
-    batches: Mapping[str, Batch]
-    drawn: list[str] = dataclasses.field(default_factory=list)
-
-    def __call__(self, stream: str) -> Batch:
-        self.drawn.append(stream)
-        return self.batches[stream]
-
-
-def drawing(defense: Any, gathered: Gathered, loaded: LoadedModel) -> Drawing:
-    batches = {}
-    for name, rows in defense.streams.items():
-        encoded = encode_all(gathered.streams[name], loaded.tokenizer, defense.max_length, name)
-        batches[name] = Stream(name, encoded, rows, loaded.tokenizer.pad_token_id, defense.seed).batch(0)
-    return Drawing(batches)
-
-
-def gradient(defense: Any, gathered: Gathered, loaded: LoadedModel) -> torch.Tensor:
-    """What one step leaves, in float64; zeros where it leaves nothing."""
-    torch.manual_seed(0)
-    loaded.model.train()
-    defense.start(loaded.model)(drawing(defense, gathered, loaded))
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in loaded.model.parameters()]
-    return torch.cat([part.flatten().double() for part in parts])
-
-
-def condition(model: torch.nn.Module) -> dict[str, Any]:
-    """All that a step must leave as it was."""
-    tensors = {name: tensor.clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    trained = {f"{name} trained": torch.tensor(p.requires_grad) for name, p in model.named_parameters()}
-    modes = {f"{name} mode": torch.tensor(module.training) for name, module in model.named_modules()}
-    return tensors | trained | modes
-
-
 def assert_unchanged(before: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:
     after = condition(model)
     assert after.keys() == before.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-
-
-def hooks(model: torch.nn.Module) -> list[str]:
-    """Everything that is fastened to a model: hooks of modules and of parameters, methods put over their own.
-
-    Transformers fastens its own hooks when hidden states are asked for first, for good; they are there to begin with.
-    """
-    maybe_install_capturing_hooks(model)
-    modules = list(model.named_modules())
-    return sorted(
-        [f"{name} {kind}" for name, module in modules for kind in HOOKS for _ in getattr(module, kind)]
-        + [f"{name} forward" for name, module in modules if "forward" in vars(module)]
-        + [f"{name} hook" for name, p in model.named_parameters() for _ in p._backward_hooks or ()]
-        + [f"{name} hook" for name, p in model.named_parameters() for _ in p._post_accumulate_grad_hooks or ()]
-    )
 
 
 def test_the_gradient_is_finite_and_not_zero(defense: Any, gathered: Gathered, tiny: Tiny) -> None:

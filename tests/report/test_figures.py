@@ -7,18 +7,14 @@ import sys
 import pytest
 
 from rupert.errors import MissingDependency
+from rupert.evidence import Curve
 from rupert.records import ResultRow
-from rupert.report.figures import (
-    COLOURS,
-    SYMBOLS,
-    figures,
-    harm_and_ability,
-    mechanism,
-    refusal,
-    safe_or_broken,
-    styles,
-    template,
-)
+from rupert.report.figures import COLOURS, MANY, SYMBOLS, drawing, styles, template
+from rupert.report.plots.attack_grid import attack_grid
+from rupert.report.plots.over_rates import axis_attacks, harm_and_ability, mechanism, refusal
+from rupert.report.plots.shares import safe_or_broken
+from rupert.report.plots.training import POINTS, thinned
+from rupert.report.plots.volume import data_volume, families
 from rupert.report.tables import Grid, collect
 
 ATTACKS = ("none", "benign", "fine_tune-2e-05", "fine_tune-0.001")
@@ -90,7 +86,8 @@ def test_the_mechanism_is_the_change_from_before_the_attack() -> None:
 
 def test_what_was_not_measured_is_not_drawn() -> None:
     assert refusal(grid("harm")) is None
-    assert [figure.name for figure in figures(grid("harm", "ability"))] == ["harm-and-ability"]
+    assert harm_and_ability(grid("refusal")) is None
+    assert attack_grid(grid("logp_paired", attacks=(*ATTACKS, "recovery"))) is None
     only_harm = harm_and_ability(grid("harm"))
     assert only_harm is not None
     assert len(only_harm.panels) == 1
@@ -146,7 +143,7 @@ def test_without_plotly_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     for module in ("plotly", "plotly.graph_objects", "plotly.offline"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependency, match=r"plotly is not installed; pip install 'rupert\[report\]'"):
-        figures(grid("harm"))
+        drawing([], {})
 
 
 def test_safe_or_broken_stacks_the_kinds_of_answers_of_each_defense() -> None:
@@ -166,3 +163,85 @@ def test_safe_or_broken_stacks_the_kinds_of_answers_of_each_defense() -> None:
     assert list(first.data[0].x) == ["no<br>attack", "benign", "2e-5", "1e-3"]
     assert len({trace.marker.pattern.shape for trace in first.data}) == 4
     assert safe_or_broken(grid("harm")) is None
+
+
+def test_many_defenses_are_given_a_panel_each_with_the_undefended_model_behind() -> None:
+    defenses = ("none", *(f"d{number}" for number in range(MANY)))
+    figure = harm_and_ability(grid("harm", "ability", defenses=defenses))
+    assert figure is not None
+    assert figure.of == defenses[1:]
+    assert [panel.layout.title.text for panel in figure.panels] == list(defenses[1:])
+    lines = [trace for trace in figure.panels[0].data if trace.mode == "lines+markers"]
+    names = ["harm, undefended", "ability, undefended", "harm, d0", "ability, d0"]
+    assert [line.name for line in lines] == names
+    assert [line.line.dash for line in lines] == ["solid", "dash", "solid", "dash"]
+    assert [key.name for key in figure.key][:2] == ["harm, with the defense", "ability, with the defense"]
+    assert figure.panels[0].layout.showlegend is None  # in a paper, each panel stands alone
+    assert figure.panels[0].layout.meta["screen"]["showlegend"] is False
+    assert refusal(grid("refusal", defenses=defenses)) is None
+
+
+def test_panels_of_many_defenses_share_one_scale() -> None:
+    defenses = ("none", *(f"d{number}" for number in range(MANY)))
+    figure = mechanism(grid("logp_paired", "logp_benign", defenses=defenses))
+    assert figure is not None
+    assert len({tuple(panel.layout.yaxis.range) for panel in figure.panels}) == 1
+
+
+def test_attacks_that_differ_in_more_than_the_rate_stand_in_a_grid() -> None:
+    attacks = ("none", "1k-2e-05", "1k-5e-05", "10k-5e-05", "recovery")
+    found = grid("harm", "ability", attacks=attacks)
+    assert axis_attacks(found) == ["1k-2e-05", "1k-5e-05"]
+    rates = harm_and_ability(found)
+    assert rates is not None
+    assert list(rates.panels[0].layout.xaxis.ticktext) == ["no<br>attack", "2e-5", "5e-5"]
+    assert rates.caption.endswith("Attacks that differ in more than the learning rate are in the attack grid.")
+    figure = attack_grid(found)
+    assert figure is not None
+    (cells,) = figure.panels[0].data
+    assert len(set(cells.x)) == len(attacks)
+    assert list(cells.y) == ["undefended", "sdd"]
+    order = [found.attacks.index(attack) for attack in found.attacks]
+    assert len(cells.z[0]) == len(order)
+    assert "n = 66" in cells.hovertext[0][1]
+    assert cells.text[1][cells.x.index("recovery")] == "40"
+    assert attack_grid(grid("harm", "ability")) is None  # one axis of rates, few defenses: lines show it
+
+
+def test_a_cell_that_was_not_measured_is_empty() -> None:
+    rows = grid("harm", attacks=("none", "recovery", "early_stopping"))
+    estimates = {key: found for key, found in rows.estimates.items() if key != ("sdd", "recovery", "harm")}
+    figure = attack_grid(Grid(rows.defenses, rows.attacks, rows.seeds, estimates, {}))
+    assert figure is not None
+    (cells,) = figure.panels[0].data
+    assert cells.z[1][1] is None
+    assert cells.text[1][1] == ""
+
+
+def test_the_volume_of_data_is_an_axis_where_nothing_else_differs() -> None:
+    settings = {
+        "fine_tune-16": {"num_examples": 16, "optim": "adamw"},
+        "fine_tune-320": {"num_examples": 320, "optim": "adamw"},
+        "sgd": {"num_examples": 80, "optim": "sgd"},
+        "benign": {"num_examples": 16, "optim": "adamw", "data": "other"},
+    }
+    assert families(settings) == [{"fine_tune-16": 16, "fine_tune-320": 320}]
+    assert families({"none": None, "sdd": {"num_pairs": 8}}) == []
+    found = grid("harm", "ability", attacks=("none", "fine_tune-16", "fine_tune-320"))
+    figure = data_volume(found, settings, {"none": None, "sdd": {"num_pairs": 8}})
+    assert figure is not None
+    harm = figure.panels[0]
+    assert harm.layout.title.text == "Harm by the attacker's data (fine_tune)"
+    assert [line.name for line in harm.data] == ["undefended", "sdd"]
+    assert list(harm.data[0].x) == [16, 320]
+    assert list(harm.data[0].y) == [0.1, 0.2]
+    assert "320 rows of data" in harm.data[0].text[1]
+    assert data_volume(found, {}, {}) is None
+
+
+def test_a_long_curve_is_thinned_to_means_of_its_runs() -> None:
+    steps = tuple(range(1, 2 * POINTS + 1))
+    last, means = thinned(Curve("loss", steps, tuple(float(step % 2) for step in steps)))
+    assert last == list(range(2, 2 * POINTS + 1, 2))
+    assert means == [0.5] * POINTS
+    assert thinned(Curve("loss", (1, 5), (0.12345, 2.0))) == ([1, 5], [0.123, 2.0])

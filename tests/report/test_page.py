@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gzip
 import hashlib
 import json
 import re
 import sys
 from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rupert.errors import DataError, MissingDependency
-from rupert.records import ResultRow
-from rupert.report.page import StudyFacts, compare, render, strongest_attack, verdict, write_page
+from rupert.evidence import Evidence, Exchange, MeasuredCell, Opinion, Origin, Reply
+from rupert.records import Metric, Record, ResultRow
+from rupert.report.comparing import compare, strongest_attack
+from rupert.report.figures import plotly_script
+from rupert.report.page import Beside, render
 from rupert.report.tables import Estimate, collect
+from rupert.report.verdict import verdict
 
-FACTS = StudyFacts(
-    study="Potionworld demo",
-    model="potionworld",
-    command="rupert demo",
-    seeds=(0,),
-    seconds=213.4,
-    environment={"python": "3.11.2"},
-    defenses={"sdd": {"learning_rate": 1e-4, "reject_prefix": ""}},
-    attacks={"fine_tune": {"max_steps": 60}, "benign": {}},
-    notes=["Harm is exact."],
-)
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 
 
@@ -64,6 +58,52 @@ def study(**harm_and_ability: tuple[float, float, float, float]) -> list[ResultR
 def words(text: str) -> str:
     """The text with the space and the dash of a plain keyboard."""
     return text.replace("\N{NARROW NO-BREAK SPACE}", " ").replace("\N{EN DASH}", "-")
+
+
+def evidence(rows: list[ResultRow], **changes: Any) -> Evidence:
+    """A study of these rows, whose every model was evaluated once."""
+    models = dict.fromkeys((one.seed, one.defense, one.attack) for one in rows)
+    known: dict[str, Any] = {
+        "study": rows[0].study if rows else "",
+        "model": rows[0].model if rows else "",
+        "command": "rupert demo",
+        "seeds": (0,),
+        "defenses": {"none": None, "sdd": {"learning_rate": 1e-4, "reject_prefix": ""}},
+        "attacks": {"fine_tune-0.0001": {"max_steps": 60}, "benign": {}},
+        "notes": ("Harm is exact.",),
+        "cells": tuple(measured_cell(*model) for model in models),
+        "rows": tuple(rows),
+        "all_rows": tuple(rows),
+        "exchanges": lambda cell: iter(()),
+    }
+    return Evidence(**(known | changes))
+
+
+def measured_cell(seed: int, defense: str, attack: str) -> MeasuredCell:
+    record = Record(
+        stage="evaluate",
+        method="suite",
+        settings={},
+        model="m",
+        model_hash="0123abcd",
+        data={"requests": "f1f2"},
+        seconds=106.7,
+        environment={"python": "3.11.2"},
+    )
+    origin = Origin(
+        kind="evaluate",
+        label=f"{defense}-{attack}-seed{seed}",
+        seed=seed,
+        folder=f"evaluate/{defense}-{attack}",
+        identity=f"{hash_of(defense, attack)}",
+        command=f"rupert eval --model {defense}",
+        record=record,
+    )
+    return MeasuredCell(seed=seed, defense=defense, attack=attack, origins=(origin,), metrics=(Metric("harm", 0.0),))
+
+
+def hash_of(*words: str) -> str:
+    return hashlib.sha256(repr(words).encode()).hexdigest()
 
 
 def headline(rows: list[ResultRow]) -> str:
@@ -219,7 +259,8 @@ class Document(HTMLParser):
 @pytest.fixture(scope="module")
 def html() -> str:
     rows = study(none=(0, 1, 0.9, 0.9), sdd=(0, 0.2, 0.9, 0.3))
-    return render([*rows, row("sdd", "none", "refusal", 1), row("sdd", "fine_tune-0.0001", "refusal", 0)], FACTS)
+    rows += [row("sdd", "none", "refusal", 1), row("sdd", "fine_tune-0.0001", "refusal", 0)]
+    return render(evidence(rows))
 
 
 def test_the_page_is_one_file_that_loads_nothing(html: str) -> None:
@@ -227,12 +268,13 @@ def test_the_page_is_one_file_that_loads_nothing(html: str) -> None:
     loads = [
         attributes.get(name) for _, attributes in document.elements for name in ("src", "href", "srcset", "action")
     ]
-    assert [load for load in loads if load is not None] == ["data:,"]
+    assert [load for load in loads if load is not None and not load.startswith("#")] == ["data:,"]
     style = html[html.index("<style>") : html.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
-    assert html.count("* plotly.js v") == 1
-    assert len(html.encode()) < 6_000_000
+    (plotly,) = re.findall(r'<script type="application/gzip" id="plotly">([^<]*)</script>', html)
+    assert gzip.decompress(base64.b64decode(plotly)).decode() == plotly_script()
+    assert len(html.encode()) < 3_000_000
 
 
 def test_its_policy_allows_its_own_scripts_and_no_other_load(html: str) -> None:
@@ -243,8 +285,9 @@ def test_its_policy_allows_its_own_scripts_and_no_other_load(html: str) -> None:
     digests = {
         "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         for script, attributes in zip(document.scripts, document.named("script"), strict=True)
-        if attributes.get("type") != "application/json"
+        if attributes.get("type") is None
     }
+    digests.add("sha256-" + base64.b64encode(hashlib.sha256(plotly_script().encode()).digest()).decode())
     assert set(re.findall(r"'(sha256-[^']+)'", policy)) == digests
     assert "http" not in policy
 
@@ -260,10 +303,12 @@ def test_the_verdict_comes_first_and_everything_else_is_there(html: str) -> None
             "Refusals",
             "Every number",
             "rupert demo",
-            "3 min 33 s",
+            "7 min 7 s",
             "3.11.2",
-            "learning_rate",
             "Harm is exact.",
+            "Every stage",
+            "rupert eval --model sdd",
+            "learning_rate",
         )
     ]
     assert places == sorted(places)
@@ -279,26 +324,27 @@ def test_headings_and_tables_are_named_for_screen_readers(html: str) -> None:
     assert len(document.named("caption")) == len(document.named("table"))
     panels = [attributes for attributes in document.named("div") if attributes.get("role") == "img"]
     assert len(panels) == 3
+    assert [one["data-format"] for one in document.named("button") if one.get("data-panel") == panels[0]["id"]] == [
+        "svg",
+        "png",
+        "csv",
+    ]
     assert all(panel["aria-label"] for panel in panels)
 
 
 def test_hostile_names_are_text(html: str) -> None:
-    facts = StudyFacts(
-        study=HOSTILE,
-        model=HOSTILE,
-        command=HOSTILE,
-        seeds=(0,),
-        seconds=1,
-        environment={HOSTILE: HOSTILE},
-        defenses={HOSTILE: {HOSTILE: HOSTILE}},
-        attacks={},
-        notes=[HOSTILE],
-    )
     rows = study(none=(0, 1, 0.9, 0.9), **{HOSTILE: (0, 1, 0.9, 0.9)})
     rows += [row(HOSTILE, HOSTILE, "harm", 1)]
     rows = [dataclasses.replace(one, study=HOSTILE, model=HOSTILE) for one in rows]
-    document = Document(render(rows, facts))
-    assert len(document.scripts) == len(Document(html).scripts) == 3
+    found = evidence(
+        rows,
+        command=HOSTILE,
+        defenses={HOSTILE: {HOSTILE: HOSTILE}, "none": None},
+        notes=(HOSTILE,),
+        exchanges=lambda cell: iter([exchange(HOSTILE, HOSTILE, HOSTILE)]),
+    )
+    document = Document(render(found, Beside(untried=[HOSTILE], notes=[HOSTILE])))
+    assert len(document.scripts) == len(Document(html).scripts) + 2 == 5  # the answers, and what shows them
     assert document.named("img") == []
     assert not any(name.startswith("on") for _, attributes in document.elements for name in attributes)
     assert HOSTILE in document.text
@@ -312,20 +358,131 @@ def test_a_metric_that_was_not_measured_leaves_a_gap() -> None:
         row("sdd", "fine_tune-0.0001", "harm", 1),
         row("sdd", "none", "ability", 0.5),
     ]
-    document = Document(render(rows, FACTS))
+    document = Document(render(evidence(rows)))
     assert {"class": "missing", "title": "not measured"} in document.named("span")
     assert "refusal" not in document.text[document.text.index("Every number") :]
 
 
-def test_the_page_is_written_whole(tmp_path: Path) -> None:
-    write_page(study(none=(0, 1, 0.9, 0.9)), FACTS, tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text().endswith("</html>")
+def test_nothing_that_is_measured_is_no_page() -> None:
     with pytest.raises(DataError, match="no rows"):
-        write_page([], FACTS, tmp_path / "empty.html")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+        render(evidence([]))
 
 
 def test_without_jinja2_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingDependency, match=r"jinja2 is not installed; pip install 'rupert\[report\]'"):
-        render(study(none=(0, 1, 0.9, 0.9)), FACTS)
+        render(evidence(study(none=(0, 1, 0.9, 0.9))))
+
+
+def exchange(request: str, before: str, after: str, *, harmful: bool = False) -> Exchange:
+    cleared = (Opinion("oracle", harmful=False, refusal=True),)
+    said = (Opinion("oracle", harmful=harmful, refusal=False, problem=f"cannot read {after}"),)
+    return Exchange(
+        number=0,
+        request=request,
+        category="recipe",
+        is_hidden=False,
+        before=Reply(before, "refusal", cleared, is_hidden=False),
+        after=Reply(after, "harmful" if harmful else "irrelevant", said, is_hidden=harmful),
+    )
+
+
+def packed(html: str, name: str) -> Any:
+    (found,) = re.findall(rf'<script type="application/gzip" id="{name}">([^<]*)</script>', html)
+    return json.loads(gzip.decompress(base64.b64decode(found)))
+
+
+def test_hidden_answers_are_not_in_the_file_unless_somebody_asks() -> None:
+    found = evidence(
+        study(none=(0, 1, 0.9, 0.9)),
+        exchanges=lambda cell: iter([exchange("how ?", "no .", "the recipe", harmful=True)]),
+    )
+    redacted, shown = render(found), render(found, Beside(show_unsafe=True))
+    assert "the recipe" not in json.dumps(packed(redacted, "answers-data"))
+    assert packed(redacted, "answers-data")["texts"] == ["how ?", "no ."]
+    assert "1 texts that a judge calls harmful" in " ".join(Document(redacted).text.split())
+    assert packed(shown, "answers-data")["texts"] == ["how ?", "no .", "the recipe"]
+    rows = packed(shown, "answers-data")["rows"]
+    assert [row[6][3] for row in rows] == [1, 1]  # behind a click all the same
+
+
+def test_what_acts_unseen_in_an_answer_is_written_by_its_number() -> None:
+    found = evidence(
+        study(none=(0, 1, 0.9, 0.9)),
+        exchanges=lambda cell: iter([exchange("a\x1b[2J\u202eb", "one\ntwo", "\ud800")]),
+    )
+    assert packed(render(found), "answers-data")["texts"] == ["aU+001B[2JU+202Eb", "one\ntwo", "U+D800"]
+
+
+def test_every_number_leads_to_its_stage(html: str) -> None:
+    document = Document(html)
+    places = {attributes["id"] for attributes in document.named("details") if "id" in attributes}
+    links = [attributes["href"] or "" for attributes in document.named("a")]
+    stages = [link[1:] for link in links if link.startswith("#stage-")]
+    assert set(stages) == places
+    assert len(stages) == 4
+    ids = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links} <= set(ids)
+
+
+def test_what_was_not_tested_is_said_by_name() -> None:
+    rows = study(none=(0, 1, 0.9, 0.9), sdd=(0, 0.2, 0.9, 0.3))
+    cells = tuple(measured_cell(0, one.defense, one.attack) for one in rows if one.metric == "harm")
+    lost = MeasuredCell(seed=0, defense="sdd", attack="benign", origins=(), missing=("attack sdd-benign: failed: x",))
+    text = Document(render(evidence(rows, cells=(*cells, lost)), Beside(untried=["recovery"]))).text
+    said = " ".join(text[text.index("Not tested") :].split())
+    assert said.startswith(
+        "Not tested sdd, seed 0: benign Attacks that rupert has and this study did not run: recovery "
+    )
+    assert "Not measured: sdd / benign / seed 0 (attack sdd-benign: failed: x)." in said
+
+
+def test_a_difference_that_is_paired_decides_and_is_said() -> None:
+    rows = study(none=(0, 0.95, 0.9, 0.9), sdd=(0, 0.9, 0.85, 0.8))
+    attacked, other = ("sdd", "fine_tune-0.0001"), ("none", "fine_tune-0.0001")
+    paired = {(attacked, other, "harm"): Metric("harm", -0.05, -0.08, -0.02, 66)}
+    (said,) = verdict(collect(rows), paired).headlines
+    assert words(said).replace("\N{MINUS SIGN}", "-") == (
+        "Under the strongest attack tried, harm is lower with sdd than undefended: 90 % with sdd, 95 % without "
+        "(-5 points, -8 to -2, paired by item, n = 66); ability is 80 % and 90 %."
+    )
+    paired[(("sdd", "none"), ("none", "none"), "ability")] = Metric("ability", -0.05, -0.12, 0.02, 66)
+    (finding,) = [one for one in verdict(collect(rows), paired).findings if one.defense == "sdd"]
+    assert (
+        words(finding.sentences[0])
+        .replace("\N{MINUS SIGN}", "-")
+        .endswith("no difference resolved (-5 points, -12 to +2, paired by item, n = 66).")
+    )
+
+
+def test_many_defenses_are_taken_together_and_none_is_said_to_hold_for_want_of_a_measurement() -> None:
+    rows = study(
+        none=(0, 1, 0.9, 0.9),
+        held=(0, 0.02, 0.9, 0.9),
+        lowered=(0, 0.5, 0.9, 0.9),
+        useless=(0, 0.98, 0.9, 0.9),
+        costly=(0, 0.97, 0.5, 0.5),
+        noisy=(0, 0.4, 0.9, 0.9),
+    )
+    wide = {"low": 0.0, "high": 0.8}
+    rows = [
+        dataclasses.replace(one, **wide) if (one.defense, one.metric, one.value) == ("noisy", "harm", 0.4) else one
+        for one in rows
+    ]
+    found = verdict(collect(rows))
+    assert found.standings == {
+        "held": "held",
+        "lowered": "lowered",
+        "useless": "not shown",
+        "costly": "not shown",
+        "noisy": "lowered",
+    }
+    assert [words(sentence) for sentence in found.summary] == [
+        "Undefended, the one attack tried brings harm to 100 % (95-100). With a defense and the attack that is "
+        "strongest against it, it does not measurably rise, and stays within 10 %, with held; it is lower than "
+        "undefended, but not kept down, with lowered and noisy; no protection is shown for useless and costly.",
+        "Before any attack ability is lower than undefended with costly; not measurably different with held, lowered, "
+        "useless and noisy.",
+    ]
+    assert {"data-standing": "held", "class": "standing"} in Document(render(evidence(rows))).named("span")

@@ -1,4 +1,4 @@
-"""Attacks: one file a method, one line each in `ATTACKS`."""
+"""Attacks: one file a method, one line each in `ATTACKS`; other packages add theirs, see `rupert.plugins`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from rupert.attacks.prompt_tune import PromptTune
 from rupert.attacks.recovery import Recovery
 from rupert.attacks.refusal_ablation import RefusalAblation
 from rupert.attacks.reinitialization import Reinitialization
+from rupert.plugins import Family
 
-ATTACKS: dict[str, type[Any]] = {
+_OWN: dict[str, type[Any]] = {
     "fine_tune": FineTune,
     "early_stopping": EarlyStopping,
     "recovery": Recovery,
@@ -28,6 +29,7 @@ ATTACKS: dict[str, type[Any]] = {
     "jailbreak_tune": JailbreakTune,
     "prompt_tune": PromptTune,
 }
+ATTACKS: Family[Any] = Family("rupert.attacks", _OWN, Attacker)
 
 __all__ = [
     "ATTACKS",

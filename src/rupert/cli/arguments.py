@@ -33,6 +33,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
         self.takes_overrides = False
+        self.families: dict[str, Mapping[str, type]] = {}  # what is chosen from, by the name of the argument
         # As in Python 3.14; earlier ones take -5e-1 for a flag.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
@@ -57,6 +58,8 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
+            if action.dest in self.families and value in self.families[action.dest]:
+                _ = self.families[action.dest][value]  # it is there and cannot be used: says why
             name = action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
             raise UnknownName(name, str(value), map(str, action.choices))
 
@@ -226,6 +229,8 @@ def add_methods(
 ) -> list[argparse.ArgumentParser]:
     """Give `parser` one subcommand for each method, with the flags of its settings, of `shared`, and of a stage."""
     commands = parser.add_subparsers(dest="method", required=True, metavar="METHOD")
+    if isinstance(parser, Parser):
+        parser.families["method"] = methods
     added = []
     for name, method in methods.items():
         command = commands.add_parser(name, help=about(method), description=about(method))

@@ -45,21 +45,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the medians, and draw the curves."""
-    ladders = _read(arguments.ladders)
-    _refuse_unlike(ladders)
-    lines = _lines(ladders)
+    lines, facts = measured(arguments.ladders)
     console = Console(highlight=False)
     if arguments.output_dir:
         folder: Path = arguments.output_dir
         claim(folder, {"stage": "break-cost", "ladders": arguments.ladders}, resume=True)
         write_csv(lines, folder / CURVES_FILE)
         words = ["rupert", "break-cost", *arguments.ladders, "--output-dir", str(folder)]
-        write_page(lines, _facts(ladders), shlex.join(words), folder / PAGE)
+        write_page(lines, facts, shlex.join(words), folder / PAGE)
     console.print(summary_table(lines))
     if arguments.output_dir:
         console.print(f"curves   {folder / CURVES_FILE}", soft_wrap=True)
         console.print(f"page     {(folder / PAGE).resolve()}", soft_wrap=True)
     return 0
+
+
+def measured(given: Sequence[str]) -> tuple[list[Line], dict[str, str]]:
+    """What breaking models costs by the ladders that are named, and what a reader has to know of them.
+
+    Raises:
+        UsageError: a folder is no ladder, or two cannot be compared.
+    """
+    ladders = _read(given)
+    _refuse_unlike(ladders)
+    return _lines(ladders), _facts(ladders)
 
 
 def _read(given: Sequence[str]) -> Ladders:

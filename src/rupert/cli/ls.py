@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rupert.cli.arguments import about
+from rupert.plugins import Family, packages_of
 
 Row = Mapping[str, Any]
 
@@ -87,7 +89,15 @@ LISTINGS: dict[str, Callable[[], Sequence[Row]]] = {
 
 
 def _classes(methods: Mapping[str, type]) -> list[Row]:
-    return [{"name": name, "about": about(cls)} for name, cls in methods.items()]
+    """A row for each method; what is wrong with those of other packages goes to standard error."""
+    for problem in methods.problems() if isinstance(methods, Family) else ():
+        print(f"rupert: {problem}", file=sys.stderr)
+    return [{"name": name, "about": about(cls), **_package(cls)} for name, cls in methods.items()]
+
+
+def _package(cls: type) -> Row:
+    found = [f"{name} {version}" for name, version in packages_of([cls]).items()]
+    return {"package": found[0]} if found else {}
 
 
 def _print_table(kind: str, rows: Sequence[Row]) -> None:

@@ -48,6 +48,8 @@ COMMANDS = {
     "verify": Command("rupert.cli.verify", "hold what a paper claims of a defense against what comes out here"),
     "status": Command("rupert.cli.status", "show how far a study is, and what stopped it"),
     "report": Command("rupert.cli.report", "write a study's page, and its tables and figures for papers"),
+    "card": Command("rupert.cli.card", "write a section on tamper resistance for a model card, and the same as JSON"),
+    "release": Command("rupert.cli.release", "put hardened weights, card and hashes into a folder to publish"),
     "view": Command("rupert.cli.view", "show a study while it runs, as a page on this machine"),
     "gc": Command("rupert.cli.gc", "find what a study's folder holds and the study does not need, and delete it"),
     "diff": Command("rupert.cli.diff", "show where two studies or two stages differ, in settings and in numbers"),

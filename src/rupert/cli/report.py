@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rupert.cli.arguments import Parser, divided
-from rupert.cli.study_page import REPORT, study_page
+from rupert.cli.study_page import REPORT, measured_beside, study_page
 from rupert.cli.verify import in_words
 from rupert.errors import UnknownName, UsageError
 from rupert.evidence import Evidence
@@ -17,10 +17,10 @@ from rupert.report.exports.latex import latex
 from rupert.report.exports.markdown import markdown
 from rupert.report.exports.outputs import refuse_foreign, write_files
 from rupert.report.exports.separated import separated
-from rupert.report.figures import figures
+from rupert.report.page import Beside
 from rupert.report.sheets import Table
+from rupert.report.study_figures import study_figures
 from rupert.report.study_sheets import study_tables
-from rupert.report.tables import collect
 from rupert.study.evidence import evidence, verified
 
 IMAGES: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -35,6 +35,23 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "--format", nargs="+", default=["html"], metavar="FORMAT", help=f"{', '.join(FORMATS)} (default: html)"
     )
+    parser.add_argument(
+        "--ladder",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="of `rupert ladder`: what breaking each model costs, on the page; the others are compared with the first: "
+        "none=L0 seam=L1",
+    )
+    parser.add_argument(
+        "--geometry", type=Path, metavar="FOLDER", help="of `rupert geometry`: where gradients pull, on the page"
+    )
+    parser.add_argument(
+        "--show-unsafe",
+        action="store_true",
+        help="put texts into the page that a judge calls harmful, or that come from harmful corpora, behind a click; "
+        "without it they are not in the file",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,12 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"{str(arguments.folder)!r}: none of {len(found.cells)} models is measured yet; see how far they are with "
             f"`rupert status {arguments.folder}`"
         )
+    beside = measured_beside(arguments.ladder, arguments.geometry, show_unsafe=arguments.show_unsafe)
     folder = arguments.output_dir or arguments.folder
     tables = study_tables(found)
-    panels = drawings(figures(collect(found.rows))) if set(wanted) & set(IMAGES) else {}
+    panels = drawings(study_figures(found)) if set(wanted) & set(IMAGES) else {}
     is_own = folder.resolve() == arguments.folder.resolve()
     refuse_foreign(list(_names(wanted, tables, panels)), folder, own=(REPORT,) if is_own else ())
-    files = _files(wanted, found, tables, arguments.folder)
+    files = _files(wanted, found, tables, arguments.folder, beside)
     files |= {f"figures/{name}": image for name, image in _drawn(wanted, panels).items()}
     write_files(files, folder)
     for cell in found.missing:
@@ -85,11 +103,13 @@ def _names(wanted: Sequence[str], tables: Sequence[Table], panels: Iterable[str]
                 yield from (f"figures/{name}.{kind}" for name in panels)
 
 
-def _files(wanted: Sequence[str], found: Evidence, tables: Sequence[Table], folder: Path) -> dict[str, bytes]:
+def _files(
+    wanted: Sequence[str], found: Evidence, tables: Sequence[Table], folder: Path, beside: Beside
+) -> dict[str, bytes]:
     title = f"{found.study}: {found.model}"
     texts: dict[str, str] = {}
     if "html" in wanted:
-        texts[REPORT] = study_page(found, [in_words(one) for one in verified(folder)])
+        texts[REPORT] = study_page(found, folder, [in_words(one) for one in verified(folder)], beside)
     if "markdown" in wanted:
         texts[MARKDOWN] = markdown(title, tables)
     if "latex" in wanted:

@@ -88,7 +88,7 @@ def run_and_show(study: Study, arguments: argparse.Namespace, command: str, judg
     claims = judged(rows)
     if rows:
         write_results(rows, folder)
-        write_text(study_page(evidence(folder), claims), folder / REPORT)
+        write_text(study_page(evidence(folder), folder, claims), folder / REPORT)
         _show(rows, folder)
     return _tell_failures([cell for cell in cells if cell.error])
 

@@ -1,4 +1,4 @@
-"""Defenses: one file a method, one line each in `DEFENSES`."""
+"""Defenses: one file a method, one line each in `DEFENSES`; other packages add theirs, see `rupert.plugins`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rupert.defenses.seam import SEAM
 from rupert.defenses.t_vaccine import TVaccine
 from rupert.defenses.tar import TAR
 from rupert.defenses.vaccine import Vaccine
+from rupert.plugins import Family
 from rupert.training.objective import Objective
 
-DEFENSES: dict[str, type[Objective]] = {
+_OWN: dict[str, type[Objective]] = {
     "sdd": SDD,
     "seam": SEAM,
     "vaccine": Vaccine,
@@ -24,5 +25,6 @@ DEFENSES: dict[str, type[Objective]] = {
     "repnoise": RepNoise,
     "ctrap": CTRAP,
 }
+DEFENSES: Family[Objective] = Family("rupert.defenses", _OWN, Objective)
 
 __all__ = ["CTRAP", "DEFENSES", "SDD", "SEAM", "TAR", "Booster", "RandomMapping", "RepNoise", "TVaccine", "Vaccine"]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rupert.records import write_text
 from rupert.report import html
 from rupert.report.figures import COLOURS, GREY, SYMBOLS, Figure, Style, drawing, template
+from rupert.report.sheets import Column
+from rupert.report.sheets import Table as Sheet
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -128,7 +130,7 @@ def render(lines: Sequence[Line], facts: Mapping[str, str], command: str) -> str
     """The page as HTML, which loads nothing from outside; raises as `write_page` does."""
     return html.render(
         "break_cost.html",
-        _figures(lines),
+        figures(lines),
         lines=lines,
         labels=list(dict.fromkeys(line.label for line in lines)),
         headlines=[_headline(line) for line in lines if (line.of, line.unit) == ("attacks", "steps")],
@@ -148,6 +150,16 @@ def write_csv(lines: Sequence[Line], path: Path) -> None:
             curve = [at.cost, at.at_risk, at.broken, at.unbroken, at.low, at.high]
             writer.writerow([line.label, line.of, line.unit, *curve])
     write_text(text.getvalue(), path)
+
+
+def costs_table(lines: Sequence[Line]) -> Sheet:
+    """The medians for a page of other numbers."""
+    titles = ("model", "cost in", "broken", "median", "95 % interval", "p")
+    rows = tuple(
+        (line.label, line.title, line.count(), line.cost(), line.interval() or "not known", line.difference() or None)
+        for line in lines
+    )
+    return Sheet("break-cost", "What breaking it takes", CAPTION, tuple(map(Column, titles)), rows)
 
 
 def summary_table(lines: Sequence[Line]) -> Table:
@@ -174,7 +186,8 @@ def _headline(line: Line) -> str:
     return f"{line.label}: {line.broken} of {line.n} attacks broke it; median break cost {found}."
 
 
-def _figures(lines: Sequence[Line]) -> list[Figure]:
+def figures(lines: Sequence[Line]) -> list[Figure]:
+    """The curves, of attacks and of searches."""
     attacks = (
         "The share of attacks that have not broken the model by what each has spent on it, with 95 % bands; a mark is "
         "an attack that ended there without. A model is broken at the first look that finds it, so a cost is late by "

@@ -1,9 +1,8 @@
-"""The study's plots: each a function from the grid of estimates to a figure, or to None where nothing was measured."""
+"""How figures look, and what they are: panels under a heading, each a defense's own colour and symbol."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
@@ -12,7 +11,6 @@ from rupert.errors import MissingDependency
 from rupert.records import Metric
 from rupert.report.tables import (
     MEASURES,
-    UNATTACKED,
     UNDEFENDED,
     Estimate,
     Grid,
@@ -24,11 +22,38 @@ from rupert.report.tables import (
 )
 
 Theme = Literal["light", "dark"]
+Mark = Literal["solid", "dashed", "dotted", "patch"]
 
-# Tints of Okabe and Ito's palette that keep a contrast of 3 to 1 on both grounds; grey is the undefended model's alone.
+# Tints of Okabe and Ito's palette and three more that keep a contrast of 3 to 1 on both grounds; grey is the
+# undefended model's alone.
 GREY = "#7A8490"
-COLOURS = ("#2E7EBF", "#D55E00", "#009E73", "#C2679B", "#B8860B", "#7B6FD0", "#1C9BB0")
-SYMBOLS = ("diamond", "square", "triangle-up", "cross", "triangle-down", "star", "x")
+COLOURS = (
+    "#2E7EBF",
+    "#D55E00",
+    "#009E73",
+    "#C2679B",
+    "#B8860B",
+    "#7B6FD0",
+    "#1C9BB0",
+    "#D9455F",
+    "#6C8F2A",
+    "#9A6B4B",
+)
+SYMBOLS = (
+    "diamond",
+    "square",
+    "triangle-up",
+    "cross",
+    "triangle-down",
+    "star",
+    "x",
+    "hexagon",
+    "pentagon",
+    "bowtie",
+)
+MANY = 4  # lines of defenses beyond this are told apart no more: each defense is given a panel
+
+MEASURE = {measure.metric: measure for measure in MEASURES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +65,16 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """An entry of the legend that all panels of a figure share."""
+
+    name: str
+    colour: str
+    mark: Mark
+    pattern: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """Panels under one heading; side by side where there is room.
 
@@ -47,92 +82,32 @@ class Figure:
         name: an identifier, unique on a page.
         title: the heading.
         caption: what is shown and how to read it.
-        panels: plotly figures in the light theme.
+        panels: plotly figures in the light theme. What `layout.meta.screen` holds is laid over the layout on a page,
+            not in a file for a paper.
+        of: the defense that each panel is of; empty where a panel shows several.
+        key: the legend of all panels, where they have none of their own on a page.
+        least: pixels that a panel needs across; a narrower page scrolls it.
     """
 
     name: str
     title: str
     caption: str
     panels: tuple[Any, ...]
-
-
-def figures(grid: Grid) -> list[Figure]:
-    """Every figure that the rows have numbers for.
-
-    Raises:
-        MissingDependency: plotly is not installed.
-    """
-    return [figure for draw in FIGURES if (figure := draw(grid)) is not None]
-
-
-def harm_and_ability(grid: Grid) -> Figure | None:
-    """Harm and ability against the learning rate of the attack."""
-    panels = (
-        _panel(grid, "harm", "Harm: rate of harmful answers"),
-        _panel(grid, "ability", "Ability: rate of right answers"),
-    )
-    text = "Each defense after fine-tuning on harmful data, against the attacker's learning rate."
-    return _figure("harm-and-ability", "Harm and ability under attack", text + _HOW_TO_READ, panels)
-
-
-def mechanism(grid: Grid) -> Figure | None:
-    """How far the attack moved the log-probability of the paired and of held-out benign answers."""
-    panels = (
-        _panel(grid, "logp_paired", "Change in log p, paired answers", change=True),
-        _panel(grid, "logp_benign", "Change in log p, benign answers", change=True),
-    )
-    text = (
-        "Change in mean log-probability per token (nats) from the same model before the attack. SDD pairs harmful "
-        "requests with good but irrelevant answers, and predicts that learning harm pushes those answers down, and "
-        "benign answers, which stand for ability, with them."
-    )
-    return _figure("mechanism", "The mechanism: what the attack makes less likely", text, panels)
-
-
-def refusal(grid: Grid) -> Figure | None:
-    """Refusals against the learning rate of the attack."""
-    panels = (_panel(grid, "refusal", "Refusal: rate of refused requests"),)
-    text = "Harmful requests refused. A model can be harmless without refusing: SDD answers with something irrelevant."
-    return _figure("refusal", "Refusals", text, panels)
-
-
-def safe_or_broken(grid: Grid) -> Figure | None:
-    """What the answers to harmful requests are, for each defense under each attack: shares that add up to 1."""
-    drawn = (_shares(grid, defense) for defense in grid.defenses)
-    panels = tuple(panel for panel in drawn if panel is not None)
-    text = (
-        "Every answer to a harmful request is one of four. Harmless is not always safe: a model whose answers are "
-        "degenerate is broken, and one that answers coherently but not harmfully may still be of use."
-    )
-    return Figure("safe-or-broken", "Safe or broken", text, panels) if panels else None
-
-
-FIGURES: tuple[Callable[[Grid], Figure | None], ...] = (harm_and_ability, safe_or_broken, mechanism, refusal)
-
-# Kinds of answers from the bottom of a bar to its top; told apart by their pattern where the colour is not seen.
-KINDS = (
-    ("answers/refusal", "refusal", COLOURS[0], ""),
-    ("answers/irrelevant", "coherent, not harmful", COLOURS[2], "."),
-    ("answers/harmful", "coherent and harmful", COLOURS[1], "x"),
-    ("answers/degenerate", "degenerate", GREY, "/"),
-)
-_PATTERN = {"fillmode": "overlay", "fgcolor": "rgba(255,255,255,0.6)", "solidity": 0.2, "size": 7}
-_ROOM_BELOW = {"l": 48, "r": 16, "t": 48, "b": 112}
-
-_HOW_TO_READ = (
-    " Filled symbols are attacks; open ones, beside them, are the model before any attack and after benign fine-tuning;"
-    " the dotted line carries the value before any attack across."
-)
+    of: tuple[str, ...] = ()
+    key: tuple[Key, ...] = ()
+    least: int = 0
 
 
 def styles(grid: Grid) -> dict[str, Style]:
     """A look for each defense; the undefended model's is always the same."""
     defended = [defense for defense in grid.defenses if defense != UNDEFENDED]
-    looks = {
-        defense: Style(COLOURS[number % len(COLOURS)], SYMBOLS[number % len(SYMBOLS)])
-        for number, defense in enumerate(defended)
-    }
-    return {UNDEFENDED: Style(GREY, "circle"), **looks}
+    return {UNDEFENDED: Style(GREY, "circle")} | {defense: _look(number) for number, defense in enumerate(defended)}
+
+
+def _look(number: int) -> Style:
+    """After each round of colours the symbols move on by one, so that no look comes twice in a hundred."""
+    rounds = number // len(COLOURS)
+    return Style(COLOURS[number % len(COLOURS)], SYMBOLS[(number + rounds) % len(SYMBOLS)])
 
 
 def template(theme: Theme) -> dict[str, Any]:
@@ -153,7 +128,8 @@ def template(theme: Theme) -> dict[str, Any]:
             "hoverlabel": {"bgcolor": ground, "bordercolor": muted, "font": {"color": ink}, "align": "left"},
             "xaxis": {**axis, "title": {"font": {"color": muted, "size": 12}}},
             "yaxis": axis,
-        }
+        },
+        "data": {"heatmap": [{"textfont": {"color": ink}}]},
     }
 
 
@@ -184,125 +160,58 @@ def _plotly() -> Any:
     return plotly
 
 
-def _figure(name: str, title: str, caption: str, panels: Sequence[Any]) -> Figure | None:
+def figure(name: str, title: str, caption: str, panels: Sequence[Any], **more: Any) -> Figure | None:
+    """A figure of the panels that there are; None where there is none."""
     drawn = tuple(panel for panel in panels if panel is not None)
-    return Figure(name, title, caption, drawn) if drawn else None
+    return Figure(name, title, caption, drawn, **more) if drawn else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """Where attacks lie on the logarithmic axis: learning rates in place, everything else in a gutter to their left."""
-
-    places: Mapping[str, float]
-    step: float
-
-    @classmethod
-    def of(cls, attacks: Sequence[str]) -> _Axis:
-        rates = {attack: rate for attack in attacks if (rate := learning_rate(attack)) is not None}
-        others = [attack for attack in attacks if attack not in rates]
-        first = math.log10(min(rates.values(), default=1.0))
-        step = max(0.3, 0.25 * (math.log10(max(rates.values(), default=1.0)) - first))
-        gutter = {attack: 10 ** (first - step * (len(others) - number)) for number, attack in enumerate(others)}
-        return cls({**gutter, **rates}, step)
-
-    def shifted(self, attack: str, by: float) -> float:
-        """The place of an attack, moved by a share of the step so that the bars of two defenses lie side by side."""
-        return float(self.places[attack] * 10 ** (by * self.step))
-
-    def layout(self) -> dict[str, Any]:
-        """Plotly's axis, with a label at each place."""
-        exponents = [math.log10(place) for place in self.places.values()]
-        labels = [_tick(attack) for attack in self.places]
-        return {
-            "type": "log",
-            "range": [min(exponents) - self.step / 2, max(exponents) + self.step / 2],
-            "tickvals": list(self.places.values()),
-            "ticktext": labels,
-            "tickangle": 0,
-            "tickfont": {"size": 11},
-            "title": {"text": "learning rate of the attack"},
-            "fixedrange": True,
-            "showgrid": False,
-        }
+def layout_of(title: str, measure: Measure, axis: Mapping[str, Any], *, height: int = 380) -> dict[str, Any]:
+    """The layout of a panel: title, legend above, and a scale that fits the measure."""
+    percent = {"tickformat": ".0%", "range": [-0.04, 1.04], "dtick": 0.25, "zeroline": False}
+    return {
+        "template": template("light"),
+        "title": {"text": title, "x": 0, "xanchor": "left", "xref": "paper", "y": 0.96},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 48, "r": 16, "t": 76, "b": 64},
+        "height": height,
+        "hovermode": "closest",
+        "dragmode": False,
+        "xaxis": {"fixedrange": True, **axis},
+        "yaxis": {"fixedrange": True, **(percent if measure.rate else {"zeroline": True})},
+    }
 
 
-def _tick(attack: str) -> str:
-    rate = learning_rate(attack)
-    return escape(attack_title(attack)).replace(" ", "<br>") if rate is None else rate_text(rate)
+def on_screen(layout: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """A layout with what a page lays over it, where the figure's key stands in for the panel's legend."""
+    margin = {"l": 44, "r": 12, "t": 34, "b": 52}
+    return {**layout, "meta": {"screen": {"showlegend": False, "margin": margin, "height": 270, **changes}}}
 
 
-@dataclass(frozen=True, slots=True)
-class _Series:
-    """One defense in one panel."""
+def ticks(attacks: Sequence[str]) -> list[str]:
+    """Attacks under an axis: by their learning rates alone, where these tell them apart."""
+    titles = [escape(attack_title(attack)) for attack in attacks]
+    rates = [learning_rate(attack) for attack in attacks]
+    pairs = list(zip(titles, rates, strict=True))
+    short = [title.replace(" ", "<br>") if rate is None else rate_text(rate) for title, rate in pairs]
+    return short if len(set(short)) == len(short) else [title.replace(", ", ",<br>") for title in titles]
 
-    defense: str
-    style: Style
-    measure: Measure
-    axis: _Axis
-    shift: float
-    points: Mapping[str, Estimate]
 
-    def traces(self) -> list[dict[str, Any]]:
-        """Attacks as a line, what lies beside them as open symbols, the value before any attack as a dotted line."""
-        attacks = [attack for attack in self.points if learning_rate(attack) is not None]
-        beside = [attack for attack in self.points if learning_rate(attack) is None]
-        traces = []
-        if attacks:
-            traces.append(self._points(attacks, mode="lines+markers", symbol=self.style.symbol))
-        if beside:
-            traces.append(self._points(beside, mode="markers", symbol=f"{self.style.symbol}-open"))
-        if UNATTACKED in self.points:
-            traces.append(self._reference())
-        return [{**trace, "showlegend": number == 0} for number, trace in enumerate(traces)]
+def hover(defense: str, attack: str, measure: Measure, found: Estimate) -> str:
+    """What the pointer is told of one number: whose it is, its interval and its n."""
+    interval = measure.interval(found.low, found.high)
+    lines = [
+        f"<b>{escape(defense_title(defense))}</b>, {escape(attack_title(attack))}",
+        f"{measure.title}: {measure.text(found.value)}",
+        f"{'95 % interval' if found.seeds == 1 else 'span of the seeds'}: {interval}" if interval else "no interval",
+        "n not given" if found.n is None else f"n = {found.n}",
+    ]
+    return "<br>".join(lines) + (f", {found.seeds} seeds" if found.seeds > 1 else "")
 
-    def _points(self, attacks: Sequence[str], mode: str, symbol: str) -> dict[str, Any]:
-        return {
-            **self._look(mode),
-            "x": [self.axis.shifted(attack, self.shift) for attack in attacks],
-            "y": [self.points[attack].value for attack in attacks],
-            "error_y": error_bars([self.points[attack] for attack in attacks], self.style.colour),
-            "marker": {
-                "color": self.style.colour,
-                "symbol": symbol,
-                "size": 9,
-                "line": {"color": self.style.colour, "width": 2},
-            },
-            "text": [self._hover(attack) for attack in attacks],
-            "hoverinfo": "text",
-        }
 
-    def _reference(self) -> dict[str, Any]:
-        level = self.points[UNATTACKED].value
-        places = [self.axis.shifted(attack, self.shift) for attack in self.points]
-        return {
-            **self._look("lines"),
-            "x": [min(places), max(places)],
-            "y": [level, level],
-            "line": {"color": self.style.colour, "width": 1.2, "dash": "dot"},
-            "hoverinfo": "skip",
-        }
-
-    def _look(self, mode: str) -> dict[str, Any]:
-        return {
-            "type": "scatter",
-            "mode": mode,
-            "name": escape(defense_title(self.defense)),
-            "legendgroup": escape(self.defense),
-            "line": {"color": self.style.colour, "width": 2},
-        }
-
-    def _hover(self, attack: str) -> str:
-        found = self.points[attack]
-        interval = self.measure.interval(found.low, found.high)
-        lines = [
-            f"<b>{escape(defense_title(self.defense))}</b>, {escape(attack_title(attack))}",
-            f"{self.measure.title}: {self.measure.text(found.value)}",
-            f"{'95 % interval' if found.seeds == 1 else 'span of the seeds'}: {interval}"
-            if interval
-            else "no interval",
-            "n not given" if found.n is None else f"n = {found.n}",
-        ]
-        return "<br>".join(lines) + (f", {found.seeds} seeds" if found.seeds > 1 else "")
+def facts(place: str, found: Estimate) -> list[Any]:
+    """What a figure's CSV says of one number: where it stands, its interval and its n."""
+    return [escape(place), found.low, found.high, found.n]
 
 
 def error_bars(found: Sequence[Estimate | Metric], colour: str) -> dict[str, Any]:
@@ -315,67 +224,4 @@ def error_bars(found: Sequence[Estimate | Metric], colour: str) -> dict[str, Any
         "color": colour,
         "thickness": 1.3,
         "width": 3,
-    }
-
-
-def _panel(grid: Grid, metric: str, title: str, *, change: bool = False) -> Any:
-    """One plotly figure of a metric, or of its change by the attack; None where no attack has a number."""
-    measure = next(measure for measure in MEASURES if measure.metric == metric)
-    cells = grid.changes if change else grid.estimates
-    shown = [attack for attack in grid.attacks if not (change and attack == UNATTACKED)]
-    attacks = [attack for attack in shown if any((defense, attack, metric) in cells for defense in grid.defenses)]
-    if not attacks:
-        return None
-    axis = _Axis.of(attacks)
-    traces = []
-    for number, defense in enumerate(grid.defenses):
-        points = {attack: cells[defense, attack, metric] for attack in attacks if (defense, attack, metric) in cells}
-        shift = 0.12 * (number - (len(grid.defenses) - 1) / 2)
-        traces += _Series(defense, styles(grid)[defense], measure, axis, shift, points).traces()
-    return drawing(traces, _layout(title, axis.layout(), measure))
-
-
-def _shares(grid: Grid, defense: str) -> Any:
-    """The stacked bars of one defense; None where its answers were not classified."""
-    attacks = [attack for attack in grid.attacks if (defense, attack, KINDS[0][0]) in grid.estimates]
-    if not attacks:
-        return None
-    traces = [
-        {
-            "type": "bar",
-            "name": name,
-            "x": [_tick(attack) for attack in attacks],
-            "y": [grid.estimates[defense, attack, metric].value for attack in attacks],
-            "marker": {"color": colour, "pattern": {"shape": pattern, **_PATTERN}},
-            "text": [_share(grid.estimates[defense, attack, metric], name) for attack in attacks],
-            "textposition": "none",
-            "hoverinfo": "text",
-        }
-        for metric, name, colour, pattern in KINDS
-    ]
-    axis = {"type": "category", "fixedrange": True}
-    layout = _layout(escape(defense_title(defense)), axis, MEASURES[0])
-    below = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top", "traceorder": "normal"}
-    return drawing(traces, {**layout, "barmode": "stack", "bargap": 0.25, "legend": below, "margin": _ROOM_BELOW})
-
-
-def _share(found: Estimate, name: str) -> str:
-    measure = MEASURES[0]
-    interval = measure.interval(found.low, found.high)
-    count = "" if found.n is None else f"<br>n = {found.n}"
-    return f"{name}: {measure.text(found.value)}<br>{interval}{count}"
-
-
-def _layout(title: str, axis: Mapping[str, Any], measure: Measure) -> dict[str, Any]:
-    percent = {"tickformat": ".0%", "range": [-0.04, 1.04], "dtick": 0.25, "zeroline": False}
-    return {
-        "template": template("light"),
-        "title": {"text": title, "x": 0, "xanchor": "left", "xref": "paper", "y": 0.96},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
-        "margin": {"l": 48, "r": 16, "t": 76, "b": 64},
-        "height": 380,
-        "hovermode": "closest",
-        "dragmode": False,
-        "xaxis": dict(axis),
-        "yaxis": {"fixedrange": True, **(percent if measure.rate else {"zeroline": True})},
     }

@@ -117,7 +117,7 @@ def render(record: Record, points: Sequence[Point], command: str) -> str:
     plain = {name: value for name, value in record.settings.items() if name not in ("attack", "dtypes")}
     return html.render(
         "geometry.html",
-        _figures(found, points, record.settings),
+        figures(found, points, record.settings),
         record=record,
         measurements=found,
         headlines=[_headline(one) for one in found if one.attack_step == 0],
@@ -178,7 +178,8 @@ def _headline(found: Measurement) -> str:
     return f"{model}: harmful and benign gradients {relation}, {numbers}."
 
 
-def _figures(found: Sequence[Measurement], points: Sequence[Point], settings: Mapping[str, Any]) -> list[Figure]:
+def figures(found: Sequence[Measurement], points: Sequence[Point], settings: Mapping[str, Any]) -> list[Figure]:
+    """The gradients of every model before the attack and after it, and their cosines along it."""
     steps = sorted({one.attack_step for one in found})
     shown = [steps[0], steps[-1]] if len(steps) > 1 else steps
     scatters = [_scatters([one for one in found if one.attack_step == step], points, settings) for step in shown]

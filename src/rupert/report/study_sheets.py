@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from rupert.evidence import Evidence
-from rupert.report.page import compare, strongest_attack
+from rupert.report.comparing import compare, strongest_attack
 from rupert.report.sheets import Cell, Column, Number, Table, number_column
 from rupert.report.tables import (
     BENIGN,

@@ -147,7 +147,8 @@ def learning_rate(attack: str) -> float | None:
     found = _LEARNING_RATE.search(attack)
     if found is None or attack.split("-", maxsplit=1)[0] == BENIGN:
         return None
-    return float(found[1])
+    rate = float(found[1])
+    return rate if rate < 1 else None  # `fine_tune-320` is of as many rows
 
 
 def rate_text(rate: float) -> str:

@@ -10,13 +10,13 @@ from rupert.attacks import ATTACKS
 from rupert.defenses import DEFENSES
 from rupert.evaluation.fine_tuning_score import TASKS
 from rupert.models.loading import ModelSettings
+from rupert.plugins import name_of
 from rupert.settings import fields_of
 from rupert.study.graph import Node
 from rupert.study.lineage import PAIRS_FILE
 
 AGAIN = "again"  # the folder that the commands write into: nothing of the study's own is touched
 VERBS = {"defend": "defend", "attack": "attack", "evaluate": "eval", "score": "score"}
-NAMES = {cls: name for family in (DEFENSES, ATTACKS, TASKS) for name, cls in family.items()}
 
 
 def command(node: Node, model: ModelSettings) -> str:
@@ -31,7 +31,7 @@ def command(node: Node, model: ModelSettings) -> str:
     """
     if node.settings is None:
         return ""
-    name = NAMES.get(type(node.settings))
+    name = name_of(type(node.settings), DEFENSES, ATTACKS, TASKS)
     words = ["rupert", VERBS[node.kind], *([name] if name else []), *_model(node, model), *_flags(node.settings)]
     if node.pairs:
         words += ["--paired", f"{_folder(node.pairs)}/{PAIRS_FILE}"]

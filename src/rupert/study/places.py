@@ -14,6 +14,7 @@ from rupert.defenses import DEFENSES
 from rupert.errors import FolderError, UsageError
 from rupert.evaluation.fine_tuning_score import TASKS
 from rupert.folders import REQUEST_FILE
+from rupert.plugins import name_of
 from rupert.records import RESULT_FILE, Record, read_record
 from rupert.settings import as_mapping, fields_of
 from rupert.study.graph import Node
@@ -22,7 +23,6 @@ from rupert.study.store import KINDS, Store
 from rupert.study.study import Study
 from rupert.study.task import Task, task_for
 
-METHODS = {cls: name for family in (DEFENSES, ATTACKS, TASKS) for name, cls in family.items()}
 # What an evaluation records by content, because names and folders change.
 BY_CONTENT = ("paired", "reference", "judges")
 
@@ -115,8 +115,8 @@ def _fits(node: Node, place: Place, found: Mapping[Node, Place], data: Mapping[s
         return False
     if node.settings is None:
         return record.method == UNDEFENDED
-    named = METHODS.get(type(node.settings), record.method)
-    return record.method == named and _agree(node, dict(record.settings))
+    named = name_of(type(node.settings), DEFENSES, ATTACKS, TASKS)
+    return record.method == (named or record.method) and _agree(node, dict(record.settings))
 
 
 def _agree(node: Node, recorded: dict[str, Any]) -> bool:

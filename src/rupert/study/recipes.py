@@ -22,7 +22,7 @@ def find_recipe(name: str, field: str = "recipe", folder: Path = Path()) -> Path
         UnknownName: neither.
     """
     own = Path(name)
-    if own.suffix in (".yaml", ".yml"):
+    if own.suffix in (".yaml", ".yml") and "\0" not in name:
         return folder / own
     shipped = {path.stem: path for path in RECIPES.glob("*.yaml")}
     if name not in shipped:

@@ -1,4 +1,4 @@
-"""Judges: one file each, this list of them, and how they are named."""
+"""Judges: one file each, this list of them, and how they are named; other packages add theirs, see `rupert.plugins`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from rupert.evaluation.judges.next_token import NextToken
 from rupert.evaluation.judges.oracle import Oracle
 from rupert.evaluation.judges.presets import PRESETS
 from rupert.evaluation.judges.refusal_words import RefusalWords
+from rupert.plugins import Family
 
-JUDGES: dict[str, type[Judge]] = {
+_OWN: dict[str, type[Judge]] = {
     "oracle": Oracle,
     "refusal_words": RefusalWords,
     "classifier": Classifier,
     "next_token": NextToken,
     "language_model": LanguageModel,
 }
+JUDGES: Family[Judge] = Family("rupert.judges", _OWN, Judge, taken=PRESETS)
 
 __all__ = ["JUDGES", "PRESETS", "Answer", "Judge", "Oracle", "RefusalWords", "Verdict", "parse_judges"]
 

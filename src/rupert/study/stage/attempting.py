@@ -62,6 +62,7 @@ class Attempt:
             stage="attempt",
             settings={**attack.settings, "evaluation": {**evaluation, "eval_steps": float(self.eval_steps)}},
             data={**attack.data, **_of_evaluation(measured.data)},
+            packages={**attack.packages, **measured.packages},
         )
 
     def prepare(self) -> None:

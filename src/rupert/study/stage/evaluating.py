@@ -23,6 +23,7 @@ from rupert.folders import StageFolder
 from rupert.models import loading, vllm
 from rupert.models.loading import ModelSettings
 from rupert.models.threads import fitting_threads
+from rupert.plugins import packages_of
 from rupert.records import RESULT_FILE, Metric, Record, write_json
 from rupert.study import lineage
 from rupert.study.stage.work import Request, do, request_of
@@ -76,7 +77,8 @@ class Evaluate:
         counted = replace(self.chosen, paired="", reference=reference_hash)
         data = sources.identities(self.chosen.datasets)
         request = request_of("evaluate", counted, SUITE, self.model, data)
-        judges = {name: identity(judge) for name, judge in parse_judges(self.chosen.judges).items()}
+        judges = parse_judges(self.chosen.judges)
+        identities = {name: identity(judge) for name, judge in judges.items()}
         # Asked plainly, answered greedily, of all rows: the evaluation that it was before there were other ways.
         plain = (
             *(ASKING if self.chosen.asking == PLAIN else ()),
@@ -84,7 +86,8 @@ class Evaluate:
             *(() if self.chosen.half else ("half",)),
         )
         settings = {name: value for name, value in request.settings.items() if name not in plain}
-        return replace(request, settings={**settings, "judges": judges})
+        packages = packages_of(map(type, judges.values()))
+        return replace(request, settings={**settings, "judges": identities}, packages=packages)
 
     def prepare(self) -> None:
         """Load what is asked, and ask the judges whether they can judge."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from rupert import folders
-from rupert.errors import FolderError
+from rupert.errors import FolderError, InvalidValue
 from rupert.folders import StageFolder
 from rupert.models import loading
 from rupert.models.chat_templates import template_text
 from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.models.saving import save
+from rupert.plugins import name_of, packages_of
 from rupert.records import Record, Stage, content_hash, environment
 from rupert.settings import defining
 from rupert.training import processes
@@ -33,6 +34,9 @@ class Request:
         model_hash: content hash of the weights that go in.
         data: what a dataset is for -> what it is known by.
         method_version: of the method's code, see `OptimizationSettings.version`.
+        packages: other packages that method or judges are from, with their versions. Their names count: another
+            package's method of the same name is another method. Versions are recorded and do not count, as rupert's
+            own does not: a method whose answers change raises its `version`.
     """
 
     stage: Stage
@@ -42,6 +46,7 @@ class Request:
     model_hash: str
     data: Mapping[str, str]
     method_version: int = 1
+    packages: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -58,6 +63,7 @@ class Request:
             "settings": settings,
             "model_hash": self.model_hash,
             "data": self.data,
+            **({"packages": sorted(self.packages)} if self.packages else {}),
         }
 
     def claim(self, folder: Path, *, resume: bool) -> StageFolder:
@@ -78,7 +84,7 @@ class Request:
             "model_hash": self.model_hash,
             "data": self.data,
             "seconds": time.perf_counter() - started,
-            "environment": environment(),
+            "environment": {**environment(), **self.packages},
         }
         return folder.finish(Record(**fields | results))
 
@@ -163,13 +169,26 @@ def request_of(
     """The request of a method of `family`."""
     return Request(
         stage=stage,
-        method=next(name for name, method in family.items() if type(settings) is method),
+        method=_named(type(settings), family),
         method_version=settings.version,
+        packages=packages_of([type(settings)]),
         settings={**defining(settings), "dtype": model.dtype, **_told_template(model)},
         model=where(model.model),
         model_hash=loading.identity(model),
         data=data,
     )
+
+
+def _named(method: type, family: Mapping[str, type]) -> str:
+    """What a method is called.
+
+    Raises:
+        InvalidValue: it is of no installed package, so that nobody could do the stage again.
+    """
+    name = name_of(method, family)
+    if name is None:
+        raise InvalidValue("method", method.__qualname__, "name it by an entry point of its package")
+    return name
 
 
 def _told_template(model: ModelSettings) -> dict[str, str]:
