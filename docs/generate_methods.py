@@ -2,7 +2,7 @@
 
 `python docs/generate_methods.py` writes them anew, and `--check` exits with 1 where one is not what it would write.
 What stands above `MARK` in a page is written by hand, and is kept; a method without a page gets one with headings to
-fill in.
+fill in. So is docs/comparison.md, from the results of `rupert run defenses-potionworld` in docs/results/.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from rupert.defenses import DEFENSES
+from rupert.report.tables import Estimate, Grid, Measure, attack_title, collect, defense_title, read_csv
 from rupert.settings import SettingField, fields_of, read_yaml
 from rupert.study.recipes import RECIPES
 from rupert.study.targets import Target, targets
 from rupert.training.settings import TrainingSettings
 
 FOLDER = Path(__file__).parent / "methods"
+COMPARISON = Path(__file__).parent / "comparison.md"
+RESULTS = Path(__file__).parent / "results" / "defenses-potionworld.csv"
+COMPARED = ("harm", "ability", "refusal", "answers/degenerate")
 INDEX = "README.md"
 MARK = "<!-- Below: written by docs/generate_methods.py; edit the method's file instead. -->"
 NOT_MEASURED = "Not measured yet."
@@ -29,13 +33,40 @@ HEADINGS = ("## The idea", "## What the paper claims", "## What we saw")
 def pages() -> dict[Path, str]:
     """Every page as it ought to be, the index among them."""
     made = {FOLDER / f"{name}.md": f"{_by_hand(name)}\n\n{MARK}\n\n{_generated(name)}" for name in DEFENSES}
-    return made | {FOLDER / INDEX: _index()}
+    compared = f"{_kept(COMPARISON)}\n\n{MARK}\n\n{_comparison(collect(read_csv(RESULTS)))}"
+    return made | {FOLDER / INDEX: _index(), COMPARISON: compared}
+
+
+def _kept(page: Path) -> str:
+    """What is written by hand."""
+    return page.read_text(encoding="utf-8").partition(MARK)[0].rstrip()
+
+
+def _comparison(grid: Grid) -> str:
+    """A table a metric: a row a defense, a column an attack."""
+    return "\n\n".join(_compared(grid, measure) for measure in grid.measures() if measure.metric in COMPARED) + "\n"
+
+
+def _compared(grid: Grid, measure: Measure) -> str:
+    rows = [
+        [defense_title(defense), *(_cell(grid.of(defense, attack, measure.metric)) for attack in grid.attacks)]
+        for defense in grid.defenses
+    ]
+    title = f"## {measure.title}, n = {grid.common_n(measure.metric)} a seed"
+    lines = [["defense", *map(attack_title, grid.attacks)], ["---", *["---:"] * len(grid.attacks)], *rows]
+    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _cell(found: Estimate | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return "-"
+    return f"{100 * found.value:.0f} ({100 * found.low:.0f} to {100 * found.high:.0f})"
 
 
 def _by_hand(name: str) -> str:
     page = FOLDER / f"{name}.md"
     if page.exists():
-        return page.read_text(encoding="utf-8").partition(MARK)[0].rstrip()
+        return _kept(page)
     empty = "\n\n".join(f"{heading}\n\n{NOT_MEASURED if heading == HEADINGS[-1] else '...'}" for heading in HEADINGS)
     return f"# {name}\n\n{empty}"
 

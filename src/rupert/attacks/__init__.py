@@ -15,7 +15,7 @@ from rupert.attacks.prompt_tune import PromptTune
 from rupert.attacks.recovery import Recovery
 from rupert.attacks.refusal_ablation import RefusalAblation
 from rupert.attacks.reinitialization import Reinitialization
-from rupert.plugins import Family
+from rupert.plugins import SPOKEN_FOR, Family
 
 _OWN: dict[str, type[Any]] = {
     "fine_tune": FineTune,
@@ -29,7 +29,7 @@ _OWN: dict[str, type[Any]] = {
     "jailbreak_tune": JailbreakTune,
     "prompt_tune": PromptTune,
 }
-ATTACKS: Family[Any] = Family("rupert.attacks", _OWN, Attacker)
+ATTACKS: Family[Any] = Family("rupert.attacks", _OWN, Attacker, spoken_for=SPOKEN_FOR)
 
 __all__ = [
     "ATTACKS",

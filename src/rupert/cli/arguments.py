@@ -233,7 +233,8 @@ def add_methods(
         parser.families["method"] = methods
     added = []
     for name, method in methods.items():
-        command = commands.add_parser(name, help=about(method), description=about(method))
+        text = about(method).replace("%", "%%")
+        command = commands.add_parser(name, help=text, description=about(method))
         add_stage(command, output)
         add_settings(command, shared)
         add_settings(command, method)

@@ -11,7 +11,7 @@ from rupert.defenses.seam import SEAM
 from rupert.defenses.t_vaccine import TVaccine
 from rupert.defenses.tar import TAR
 from rupert.defenses.vaccine import Vaccine
-from rupert.plugins import Family
+from rupert.plugins import SPOKEN_FOR, Family
 from rupert.training.objective import Objective
 
 _OWN: dict[str, type[Objective]] = {
@@ -25,6 +25,6 @@ _OWN: dict[str, type[Objective]] = {
     "repnoise": RepNoise,
     "ctrap": CTRAP,
 }
-DEFENSES: Family[Objective] = Family("rupert.defenses", _OWN, Objective)
+DEFENSES: Family[Objective] = Family("rupert.defenses", _OWN, Objective, spoken_for=SPOKEN_FOR)
 
 __all__ = ["CTRAP", "DEFENSES", "SDD", "SEAM", "TAR", "Booster", "RandomMapping", "RepNoise", "TVaccine", "Vaccine"]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rupert.errors import FolderError, UsageError
+from rupert.folders import REQUEST_FILE
 from rupert.records import is_leftover, write_json
 from rupert.study.problems import at
 from rupert.study.study import Study, restore
@@ -52,6 +53,7 @@ class Store:
             raise FolderError(f"--output-dir: {str(self.folder)!r} is a file; name a new or empty folder")
         others = self.folder.exists() and not all(map(is_leftover, self.folder.iterdir()))
         if others and not (self.folder / STUDY_FILE).exists():
+            self._refuse_older()
             raise FolderError(f"--output-dir: {str(self.folder)!r} holds other files; name a new or empty folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(described, self.folder / STUDY_FILE)
@@ -69,9 +71,16 @@ class Store:
             with at(str(path)):
                 return restore(json.loads(path.read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
+            self._refuse_older()
             raise FolderError(f"{str(self.folder)!r} holds no study; name the folder of `rupert run`") from None
         except ValueError as error:
             raise FolderError(f"{path}: damaged ({error}); repeat its `rupert run` command") from None
+
+    def _refuse_older(self) -> None:
+        """Before there were stores, a study's folder was claimed by a request, and its stages were named by labels."""
+        if (self.folder / REQUEST_FILE).is_file() and any((self.folder / kind).is_dir() for kind in KINDS):
+            remedy = "run it again in a new folder; its stages stay as they are, and `rupert diff` reads each"
+            raise FolderError(f"{str(self.folder)!r} holds a study of a rupert that had no stores; {remedy}")
 
     def place(self, kind: str, identity: str) -> Path | None:
         """Where a stage stands that is done, under whatever label; none where it is not done."""
