@@ -55,8 +55,8 @@ OPTIONAL = {
     "vllm",
 }
 NAMELESS = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
-# The edges at which the failure of one cell of a study becomes a row, and that of another package's code a line.
-MAY_CATCH_ALL = ("rupert.study.executors", "rupert.plugins")
+# The edge at which the failure of one cell of a study becomes a row.
+MAY_CATCH_ALL = ("rupert.study.executors",)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -182,7 +182,7 @@ BROKEN = [
     ("import not_there", "cannot be imported (ModuleNotFoundError: No module named 'not_there')"),
     ("", "cannot be imported (AttributeError: module 'foreign_bad' has no attribute 'Method')"),
     ("raise RuntimeError('one\\ntwo')", "cannot be imported (RuntimeError: one two)"),
-    ("class Strange(Exception): pass\nraise Strange", "cannot be imported (Strange: )"),
+    ("class Strange(LookupError): pass\nraise Strange", "cannot be imported (Strange: )"),
     ("def f(:", "cannot be imported (SyntaxError: invalid syntax (foreign_bad.py, line 1))"),
     ("Method = 3", "is no Attacker: it is no class"),
     ("class Method: pass", "is no Attacker: it is no frozen dataclass"),

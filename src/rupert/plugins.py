@@ -18,7 +18,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
-from rupert.errors import UsageError
+from rupert.errors import RupertError, UsageError
 from rupert.settings import fields_of
 
 T = TypeVar("T")
@@ -32,6 +32,11 @@ SPOKEN_FOR = frozenset(
         *("model", "revision", "chat_template", "dtype", "device", "eval_config", "eval_limit", "eval_steps"),
         *("after", "method", "recipe"),
     }
+)
+# What importing other people's code ends in where something is wrong with it; nothing else is to fail with it.
+FAILURES = (
+    *(ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError),
+    *(OSError, RuntimeError, ArithmeticError, AssertionError, RupertError),
 )
 _PACKAGES: dict[type, tuple[str, str]] = {}  # a method that was loaded -> its package's name and version
 
@@ -139,13 +144,11 @@ class Family(Mapping[str, type[T]], Generic[T]):
         try:
             method = point.load()
             wrong = _lacking(method, self._protocol) or self._misnamed(method)
-        except Exception as error:  # other people's code may fail in any way, and nothing else may fail with it
+        except FAILURES as error:
             return _problem(point, f"cannot be imported ({type(error).__name__}: {error})")
         if wrong:
             return _problem(point, f"is no {self._protocol.__name__}: {wrong}")
-        if (
-            method.__module__.partition(".")[0] != __package__
-        ):  # another name for a method of rupert's is still rupert's
+        if method.__module__.partition(".")[0] != __package__:  # rupert's under another name is still rupert's
             _PACKAGES.setdefault(method, (_package(point), point.dist.version if point.dist else ""))
         found: type[T] = method
         return found

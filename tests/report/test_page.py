@@ -486,3 +486,28 @@ def test_many_defenses_are_taken_together_and_none_is_said_to_hold_for_want_of_a
         "useless and noisy.",
     ]
     assert {"data-standing": "held", "class": "standing"} in Document(render(evidence(rows))).named("span")
+
+
+def test_five_hundred_cells_stay_below_six_megabytes() -> None:
+    defenses = ("none", *(f"defense_{number}" for number in range(9)))
+    attacks = ("none", "benign", *(f"fine_tune-{rate}e-05" for rate in range(1, 9)))
+    rows = [
+        dataclasses.replace(row(defense, attack, metric, 0.5), seed=seed)
+        for seed in range(5)
+        for defense in defenses
+        for attack in attacks
+        for metric in ("harm", "ability", "refusal", "answers/refusal", "answers/irrelevant")
+    ]
+    rows += [dataclasses.replace(one, metric="answers/harmful") for one in rows if one.metric == "harm"]
+    rows += [dataclasses.replace(one, metric="answers/degenerate") for one in rows if one.metric == "harm"]
+
+    def exchanges(cell: MeasuredCell) -> Any:
+        for number in range(40):  # letters that cannot be packed well
+            yield dataclasses.replace(
+                exchange(f"request {number}", *(3 * hash_of(cell.name, when, str(number)) for when in "ab")),
+                number=number,
+            )
+
+    page = render(evidence(rows, seeds=tuple(range(5)), exchanges=exchanges))
+    assert len(Document(page).named("details")) > 500  # each has its stage
+    assert 3_000_000 < len(page.encode()) < 6_000_000
