@@ -180,9 +180,35 @@ def read_record(folder: Path) -> Record:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["version"] > RECORD_VERSION:
             raise FolderError(f"{path}: record version {raw['version']!r} is newer than this rupert; upgrade it")
+        _check_kind("metrics", raw["metrics"], list)
         metrics = tuple(Metric(**metric) for metric in raw.pop("metrics"))
-        return Record(**raw, metrics=metrics)
+        record = Record(**raw, metrics=metrics)
+        _check_kinds(record)
+        return record
     except (FileNotFoundError, NotADirectoryError):
         raise FolderError(f"{folder}: holds no {RESULT_FILE}; the stage did not finish") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise FolderError(f"{path}: damaged ({error}); run the stage again in a new folder") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FolderError(
+            f"{path}: damaged ({' '.join(str(error).split())}); run the stage again in a new folder"
+        ) from None
+
+
+def _check_kinds(record: Record) -> None:
+    """Raise TypeError for a field of another kind than the one it was written as."""
+    kinds: dict[str, Any] = {
+        **dict.fromkeys(("stage", "method", "model", "model_hash", "output_hash"), str),
+        **dict.fromkeys(("settings", "data", "report", "environment"), Mapping),
+        "seconds": int | float,
+    }
+    for name, kind in kinds.items():
+        _check_kind(name, getattr(record, name), kind)
+    for metric in record.metrics:
+        _check_kind("metrics", metric.name, str)
+        _check_kind(metric.name, metric.value, int | float)
+        for bound in (metric.low, metric.high, metric.n):
+            _check_kind(metric.name, bound, int | float | None)
+
+
+def _check_kind(name: str, value: object, kind: Any) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name!r} cannot be {value!r:.40}")

@@ -324,7 +324,7 @@ def _strict_loader() -> type[yaml.SafeLoader]:
         def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ARG002
             try:
                 # Deep: what holds itself is found out.
-                value = super().construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+                value = super().construct_object(node, deep=True)
                 str(value if isinstance(value, int) else "")
             except (AttributeError, LookupError, TypeError, ValueError):
                 raise yaml.constructor.ConstructorError(None, None, _unreadable(node), node.start_mark) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{str(arguments.folder)!r}: none of {len(found.cells)} models is measured yet; see how far they are with "
             f"`rupert status {arguments.folder}`"
         )
-    beside = measured_beside(arguments.ladder, arguments.geometry, show_unsafe=arguments.show_unsafe)
+    measured = measured_beside(found, arguments.ladder, arguments.geometry)
+    beside = replace(measured, show_unsafe=arguments.show_unsafe)
     folder = arguments.output_dir or arguments.folder
     tables = study_tables(found)
     panels = drawings(study_figures(found)) if set(wanted) & set(IMAGES) else {}

@@ -18,6 +18,7 @@ from rupert.records import Metric, read_record
 from rupert.report.break_cost import costs_table
 from rupert.report.break_cost import figures as figures_of_ladders
 from rupert.report.comparing import Model, comparisons
+from rupert.report.figures import styles
 from rupert.report.geometry import figures as figures_of_gradients
 from rupert.report.geometry import measurements, read_points
 from rupert.report.page import Beside, Claim, render
@@ -44,22 +45,21 @@ def study_page(found: Evidence, folder: Path, claims: Sequence[Claim] = (), besi
     return render(found, known)
 
 
-def measured_beside(ladders: Sequence[str], geometry: Path | None, *, show_unsafe: bool = False) -> Beside:
-    """What a page shows of ladders and of gradients, beside the study.
+def measured_beside(found: Evidence, ladders: Sequence[str], geometry: Path | None) -> Beside:
+    """What a study's page shows of ladders and of gradients beside it.
 
     Raises:
         UsageError: a folder does not hold what it should.
     """
     lines, known = break_cost.measured(ladders) if ladders else ([], {})
     record = read_record(geometry) if geometry else None
-    drawn = figures_of_ladders(lines) if lines else []
+    drawn = figures_of_ladders(lines, styles(collect(found.rows))) if lines else []
     notes = [f"Break cost, {name}: {fact}." for name, fact in known.items()]
     if geometry and record:
-        found = measurements(record)
-        drawn += figures_of_gradients(found, read_points(geometry / POINTS_FILE), record.settings)
+        drawn += figures_of_gradients(measurements(record), read_points(geometry / POINTS_FILE), record.settings)
         notes += [f"Gradients, {name}: {model}." for name, model in record.report["models"].items()]
     tables = [costs_table(lines)] if lines else []
-    return Beside(figures=drawn, tables=tables, notes=notes, show_unsafe=show_unsafe)
+    return Beside(figures=drawn, tables=tables, notes=notes)
 
 
 def untried_attacks(found: Evidence) -> list[str]:

@@ -24,6 +24,8 @@ BARE_CHAT_TEMPLATE = (
     "{{ message['content'] + (eos_token if message['role'] == 'assistant' else '') + '\n' }}"
     "{% endfor %}"
 )
+# What the expressions of a template can raise, beside Jinja's own errors.
+OF_A_TEMPLATE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 CHAT_TEMPLATES = {"plain": DEFAULT_CHAT_TEMPLATE, "bare": BARE_CHAT_TEMPLATE}
 
 
@@ -52,5 +54,5 @@ def try_template(tokenizer: PreTrainedTokenizerBase) -> None:
     conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     try:
         tokenizer.apply_chat_template(conversation, tokenize=False)
-    except chat_template_utils.jinja2.TemplateError as error:
+    except (chat_template_utils.jinja2.TemplateError, *OF_A_TEMPLATE) as error:
         raise UsageError(f"chat_template: {str(error)!r}; correct the template") from None

@@ -94,10 +94,18 @@ def check(name: str, field: str = "--model") -> None:
         raise UsageError(f"{field} is missing; name {', '.join(EMBEDDED)}, a folder, or a model on the Hub")
     if name in EMBEDDED:
         _embedded_folder(name)
-    elif path.is_dir():
+    elif _is_folder(path):
         _check_folder(path, field)
     elif name.count("/") != 1 or path.is_absolute() or name.startswith("."):
         raise UnknownName(field, name, EMBEDDED)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is one; a name that no file can have, too long or with a null character, is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def identity(settings: ModelSettings) -> str:

@@ -186,8 +186,9 @@ def _headline(line: Line) -> str:
     return f"{line.label}: {line.broken} of {line.n} attacks broke it; median break cost {found}."
 
 
-def figures(lines: Sequence[Line]) -> list[Figure]:
-    """The curves, of attacks and of searches."""
+def figures(lines: Sequence[Line], looks: Mapping[str, Style] | None = None) -> list[Figure]:
+    """The curves, of attacks and of searches; `looks` are those that the models have elsewhere on the page."""
+    known = {**_looks(list(dict.fromkeys(line.label for line in lines))), **(looks or {})}
     attacks = (
         "The share of attacks that have not broken the model by what each has spent on it, with 95 % bands; a mark is "
         "an attack that ended there without. A model is broken at the first look that finds it, so a cost is late by "
@@ -200,18 +201,15 @@ def figures(lines: Sequence[Line]) -> list[Figure]:
     )
     titles = {"attacks": "What an attack takes to break a model", "searches": "What a search takes to break a model"}
     captions = {"attacks": attacks, "searches": searches}
-    return [
-        Figure(f"cost-of-{of}", titles[of], captions[of], tuple(_panel(lines, *key) for key in TITLES if key[0] == of))
-        for of in titles
-    ]
+    panels = {of: tuple(_panel(lines, kind, known) for kind in TITLES if kind[0] == of) for of in titles}
+    return [Figure(f"cost-of-{of}", title, captions[of], panels[of]) for of, title in titles.items()]
 
 
-def _panel(lines: Sequence[Line], of: str, unit: str) -> Any:
-    drawn = [line for line in lines if (line.of, line.unit) == (of, unit)]
-    looks = _looks([line.label for line in drawn])
+def _panel(lines: Sequence[Line], kind: tuple[str, str], looks: Mapping[str, Style]) -> Any:
+    drawn = [line for line in lines if (line.of, line.unit) == kind]
     end = max(line.spent for line in drawn)
     traces = [trace for line in drawn for trace in _traces(line, looks[line.label])]
-    return drawing(traces, _layout(TITLES[of, unit], end))
+    return drawing(traces, _layout(TITLES[kind], end))
 
 
 def _looks(labels: Sequence[str]) -> dict[str, Style]:

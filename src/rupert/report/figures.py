@@ -22,7 +22,7 @@ from rupert.report.tables import (
 )
 
 Theme = Literal["light", "dark"]
-Mark = Literal["solid", "dashed", "dotted", "patch"]
+Mark = Literal["solid", "dashed", "symbol", "patch"]
 
 # Tints of Okabe and Ito's palette and three more that keep a contrast of 3 to 1 on both grounds; grey is the
 # undefended model's alone.
@@ -51,6 +51,8 @@ SYMBOLS = (
     "pentagon",
     "bowtie",
 )
+# The symbols as letters, for a legend in words.
+LETTERS = dict(zip(("circle", *SYMBOLS), "●◆■▲✚▼★✖⬢⬟⧓", strict=True))
 MANY = 4  # lines of defenses beyond this are told apart no more: each defense is given a panel
 
 MEASURE = {measure.metric: measure for measure in MEASURES}
@@ -66,7 +68,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An entry of the legend that all panels of a figure share."""
+    """An entry of the legend that all panels of a figure share; `pattern` is that of a patch, or a symbol's letter."""
 
     name: str
     colour: str
@@ -102,6 +104,15 @@ def styles(grid: Grid) -> dict[str, Style]:
     """A look for each defense; the undefended model's is always the same."""
     defended = [defense for defense in grid.defenses if defense != UNDEFENDED]
     return {UNDEFENDED: Style(GREY, "circle")} | {defense: _look(number) for number, defense in enumerate(defended)}
+
+
+def key_of(grid: Grid) -> tuple[Key, ...]:
+    """A legend of the defenses."""
+    return tuple(
+        Key(defense_title(defense), look.colour, "symbol", LETTERS[look.symbol])
+        for defense, look in styles(grid).items()
+        if defense in grid.defenses
+    )
 
 
 def _look(number: int) -> Style:

@@ -63,7 +63,10 @@ def find_config(name: str) -> Path:
     Raises:
         UnknownName: neither.
     """
-    if name not in CONFIGS and not Path(name).is_file():
+    is_file = False
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        is_file = Path(name).is_file()
+    if name not in CONFIGS and not is_file:
         raise UnknownName(FLAG, name, CONFIGS)
     return CONFIGS.get(name) or Path(name)
 
@@ -173,11 +176,22 @@ def _read(config: str) -> ClusterConfig:
     path = find_config(config)
     try:
         found = load_config_from_file(str(path))
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        yaml.YAMLError,
+    ) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(f"{FLAG}: {config!r} is no configuration of Accelerate ({reason})") from None
     kind = found.distributed_type
-    if kind == DistributedType.FSDP and int(found.fsdp_config.get("fsdp_version", 1)) != 2:
+    if not isinstance(kind, DistributedType):
+        raise InvalidValue(FLAG, config, "it names no distributed_type; run `accelerate config` to write one")
+    sharding = found.fsdp_config if isinstance(found.fsdp_config, dict) else {}
+    if kind == DistributedType.FSDP and str(sharding.get("fsdp_version")) != "2":
         raise InvalidValue(FLAG, config, "models are sharded by FSDP2; set fsdp_version: 2")
     if kind not in (DistributedType.FSDP, DistributedType.DEEPSPEED) and not _is_replicas(found):
         raise InvalidValue(

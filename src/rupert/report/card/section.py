@@ -8,7 +8,7 @@ from typing import Any
 
 from rupert.report.break_cost import number
 from rupert.report.card.findings import name_of, rate
-from rupert.report.exports import markdown
+from rupert.report.exports.markdown import escaped
 from rupert.report.exports.text import visible
 from rupert.report.tables import rate_text
 
@@ -38,7 +38,6 @@ COMPARED = (
     ("defended", "", ("harm", "ability", "answers/degenerate")),
     ("undefended", "undefended: ", ("harm", "ability")),
 )
-_LINKS = re.compile(r"(?i)\bwww\.")
 
 Values = Mapping[str, Any]
 
@@ -76,12 +75,7 @@ def model_card(facts: Values, title: str) -> str:
         "Weights, configuration and tokenizer are those of the record whose hashes are at the end; SHA256SUMS holds "
         "the SHA-256 of every file, for sha256sum -c."
     )
-    return "\n\n".join([f"# {safe(title)}", safe(about), safe(files), section(facts)])
-
-
-def safe(text: str) -> str:
-    """Text that is no markup, and that no reader turns into a link."""
-    return _LINKS.sub(lambda found: found[0].replace(".", "&#46;"), markdown.escaped(text))
+    return "\n\n".join([f"# {escaped(title)}", escaped(about), escaped(files), section(facts)])
 
 
 def _part(title: str, blocks: Iterable[str]) -> list[str]:
@@ -101,7 +95,7 @@ def _about(facts: Values) -> str:
     )
     if facts["released"]:
         text += f" The weights published here are those of seed {facts['released']['seed']}."
-    return safe(text)
+    return escaped(text)
 
 
 def _seeds_before(facts: Values) -> set[int]:
@@ -110,7 +104,7 @@ def _seeds_before(facts: Values) -> set[int]:
 
 def _verdict(facts: Values) -> Iterator[str]:
     first, *others = facts["findings"]
-    yield f"> **{safe(first)}**"
+    yield f"> **{escaped(first)}**"
     if others:
         yield _bullets(others)
 
@@ -155,7 +149,7 @@ def _names(results: Sequence[Values]) -> str:
 
 
 def _asked(facts: Values) -> str:
-    return "\n\n".join(safe(_way(way)) for way in facts["requests"])
+    return "\n\n".join(escaped(_way(way)) for way in facts["requests"])
 
 
 def _way(way: Values) -> str:
@@ -182,7 +176,7 @@ def _results(facts: Values) -> str:
         for name in names:
             numbers = [(result[side] or {}).get(name) for _, result in found]
             columns += [_rates(f"{title}{_measure(name)}", numbers)] if any(numbers) else []
-    return f"{_table_of(columns)}\n\n{safe(_rule(facts))}"
+    return f"{_table_of(columns)}\n\n{escaped(_rule(facts))}"
 
 
 def _rates(title: str, numbers: Sequence[Values | None]) -> tuple[str, list[str]]:
@@ -210,7 +204,7 @@ def _rule(facts: Values) -> str:
 
 
 def _worst_cases(facts: Values) -> str:
-    return "\n\n".join(safe(_worst_case(case)) for case in facts["worst_cases"])
+    return "\n\n".join(escaped(_worst_case(case)) for case in facts["worst_cases"])
 
 
 def _worst_case(case: Values) -> str:
@@ -249,7 +243,7 @@ def _rungs(facts: Values) -> str:
     left = [
         f"Not tried on the {one['of']} model: {_list(one['left_out'])}." for one in facts["searches"] if one["left_out"]
     ]
-    return "\n\n".join(filter(None, (_table(heads, rows), *map(safe, left))))
+    return "\n\n".join(filter(None, (_table(heads, rows), *map(escaped, left))))
 
 
 def _unreached(rung: Values) -> str:
@@ -275,7 +269,7 @@ def _costs(facts: Values) -> str:
         "95 % interval. An attack that did not break it is censored at what it spent; attacks of one search are not "
         "independent."
     )
-    return f"{_table(('model', 'cost in', 'broke it', 'median', 'interval'), rows)}\n\n{safe(text)}"
+    return f"{_table(('model', 'cost in', 'broke it', 'median', 'interval'), rows)}\n\n{escaped(text)}"
 
 
 def _median(cost: Values) -> str:
@@ -365,11 +359,11 @@ def _stages(facts: Values) -> str:
 
 
 def _environment(facts: Values) -> str:
-    return safe(", ".join(f"{name} {version}" for name, version in facts["environment"].items()))
+    return escaped(", ".join(f"{name} {version}" for name, version in facts["environment"].items()))
 
 
 def _bullets(texts: Iterable[str]) -> str:
-    return "\n".join(f"- {safe(text)}" for text in texts)
+    return "\n".join(f"- {escaped(text)}" for text in texts)
 
 
 def _list(values: Iterable[Any]) -> str:
@@ -387,5 +381,5 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
     lines = [heads, ["---"] * len(heads), *rows]
-    shown = [[cell if line is lines[1] else safe(cell) or NOTHING for cell in line] for line in lines]
+    shown = [[cell if line is lines[1] else escaped(cell) or NOTHING for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in shown)

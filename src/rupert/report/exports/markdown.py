@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from rupert.report.exports.text import visible
 from rupert.report.sheets import Cell, Column, Number, Table, shown_n
 
-_MARKUP = re.compile(r"[\\`*_\[\]#|~<>&$@]|://")
-_NAMED = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;", "://": "&#58;//"}  # the last two link by themselves
+_MARKUP = re.compile(r"[\\`*_\[\]#|~<>&$@]|://|(?<=\bwww)\.", re.IGNORECASE)
+# The last three make links of what stands around them.
+_NAMED = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;", "://": "&#58;//", ".": "&#46;"}
 _LEFT, _RIGHT, _NOTHING = "---", "---:", "\N{EN DASH}"
 
 
