@@ -54,11 +54,13 @@ def test_every_command_parses_and_its_settings_are_valid(
     for place in (
         "training.potionworld.build",
         "cli.break_cost.read_ladder",
+        "cli.card.evidence",
         "cli.compare.read_record",
         "cli.fidelity.fidelity",
         "cli.geometry.geometry",
         "cli.ladder.climb",
         "cli.plan.read_study",
+        "cli.release.evidence",
         "cli.run.run_study",
         "cli.samples.read_samples",
         "cli.status.status",

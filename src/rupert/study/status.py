@@ -65,7 +65,8 @@ def status(folder: Path) -> StudyStatus:
     study = store.study()
     aside = folder / DAMAGED
     set_aside = sorted(str(path) for path in aside.iterdir()) if aside.is_dir() else []
-    return StudyStatus(study.name, tuple(stage_status(found, store) for found in survey(study, store)), tuple(set_aside))
+    stages = tuple(stage_status(found, store) for found in survey(study, store))
+    return StudyStatus(study.name, stages, tuple(set_aside))
 
 
 def stage_status(found: Surveyed, store: Store) -> StageStatus:

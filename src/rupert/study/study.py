@@ -114,7 +114,8 @@ def restore(described: Mapping[str, Any]) -> Study:
             notes=convert(tuple[str, ...], described["notes"], "notes"),
         )
     except (AttributeError, KeyError, TypeError, UsageError) as error:
-        raise FolderError(f"cannot be read ({error}); repeat its `rupert run` command, which writes it anew") from None
+        told = ", and ".join(str(error).splitlines())
+        raise FolderError(f"cannot be read ({told}); repeat its `rupert run` command, which writes it anew") from None
 
 
 def _restored(described: Mapping[str, Any], family: Mapping[str, type]) -> dict[str, Any]:
