@@ -65,7 +65,7 @@ def answered(path: Path, texts: list[str]) -> bytes:
     return path.read_bytes()
 
 
-@cases(800)
+@cases(560)
 @given(texts=st.lists(any_text, min_size=3, max_size=3), data=st.data())
 def test_answers_come_back_and_damaged_ones_are_never_taken_as_whole(
     folder: Path, texts: list[str], data: st.DataObject
@@ -98,7 +98,7 @@ verdict = st.builds(
 )
 
 
-@cases(600)
+@cases(420)
 @given(verdicts=st.lists(verdict, min_size=3, max_size=3), data=st.data())
 def test_verdicts_come_back_and_cut_ones_are_told(folder: Path, verdicts: list[Verdict], data: st.DataObject) -> None:
     answers, path = folder / "answers.jsonl", folder / "verdicts.jsonl"
@@ -119,7 +119,7 @@ def test_verdicts_come_back_and_cut_ones_are_told(folder: Path, verdicts: list[V
 outcome = st.builds(Outcome, metric=st.sampled_from(["harm", "ability"]), item=any_text, value=st.none() | units)
 
 
-@cases(600)
+@cases(420)
 @given(rows=st.lists(outcome, min_size=1, max_size=4, unique_by=lambda one: (one.metric, one.item)), data=st.data())
 def test_outcomes_come_back(folder: Path, rows: list[Outcome], data: st.DataObject) -> None:
     path = folder / "outcomes.jsonl"
@@ -130,7 +130,7 @@ def test_outcomes_come_back(folder: Path, rows: list[Outcome], data: st.DataObje
     assert isinstance(found, str) or all(one.value is None or 0 <= one.value <= 1 for one in found)
 
 
-@cases(500)
+@cases(350)
 @given(rows=st.lists(st.dictionaries(any_text, json_values, max_size=3), min_size=1, max_size=3))
 def test_rows_of_anything_come_back(folder: Path, rows: list[dict[str, Any]]) -> None:
     path = folder / "rows.jsonl"
@@ -143,7 +143,7 @@ def test_rows_of_anything_come_back(folder: Path, rows: list[dict[str, Any]]) ->
 # ---- records, requests, stores
 
 
-@cases(800)
+@cases(560)
 @given(data=st.data())
 def test_a_damaged_record_is_never_taken_as_whole(folder: Path, data: st.DataObject) -> None:
     path = folder / RESULT_FILE
@@ -157,7 +157,7 @@ def test_a_damaged_record_is_never_taken_as_whole(folder: Path, data: st.DataObj
     assert isinstance(found, str) or json.loads(json.dumps(asdict(found))) is not None
 
 
-@cases(700)
+@cases(490)
 @given(data=st.data())
 def test_a_record_with_any_value_is_read_as_it_is_or_told(folder: Path, data: st.DataObject) -> None:
     raw = asdict(RECORD)
@@ -181,7 +181,7 @@ def test_a_record_with_any_value_is_read_as_it_is_or_told(folder: Path, data: st
         assert isinstance(metric.value, float | int)
 
 
-@cases(500)
+@cases(350)
 @given(data=st.data())
 def test_a_folder_is_recognized_by_its_own_request_alone(folder: Path, data: st.DataObject) -> None:
     stage = folder / "stage"
@@ -199,7 +199,7 @@ def test_a_folder_is_recognized_by_its_own_request_alone(folder: Path, data: st.
     assert {one.name for one in stage.iterdir()} == {REQUEST_FILE, RESULT_FILE}  # nothing is deleted or replaced
 
 
-@cases(500)
+@cases(350)
 @given(content=st.one_of(st.binary(max_size=20), json_values.map(lambda value: json.dumps(value).encode())))
 def test_any_content_in_the_place_of_our_files_is_told(folder: Path, content: bytes) -> None:
     for name, read in {
@@ -240,7 +240,7 @@ DATA = {
 
 
 @pytest.mark.parametrize("name", DATA)
-@cases(450)
+@cases(320)
 @given(data=st.data())
 def test_any_data_file_is_read_or_told(folder: Path, name: str, data: st.DataObject) -> None:
     path = folder / name
@@ -262,7 +262,7 @@ columns = (
 )
 
 
-@cases(600)
+@cases(420)
 @given(rows=st.lists(st.dictionaries(st.sampled_from(columns), json_values, max_size=4), max_size=3))
 def test_rows_of_any_shape_are_parsed_or_told(folder: Path, rows: list[dict[str, Any]]) -> None:
     path = folder / "rows.jsonl"
@@ -273,7 +273,7 @@ def test_rows_of_any_shape_are_parsed_or_told(folder: Path, rows: list[dict[str,
 sound_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
-@cases(500)
+@cases(350)
 @given(pairs=st.lists(st.tuples(sound_text, sound_text), min_size=1, max_size=3))
 def test_examples_come_back_from_jsonl_and_csv(folder: Path, pairs: list[tuple[str, str]]) -> None:
     path, table = folder / "own.jsonl", folder / "own.csv"

@@ -15,6 +15,8 @@ from rupert.models.loading import POTIONWORLD_FOLDER, ModelSettings
 from rupert.records import RESULT_FILE, Record, read_record
 from rupert.settings import read_value, read_yaml
 from rupert.study.reading import read_study
+from rupert.study.recipes import find_recipe
+from rupert.study.study import describe, restore
 from rupert.training import launching
 
 LONG = "x" * 300
@@ -48,9 +50,9 @@ def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="File name too long"):
         read_yaml(tmp_path / f"{LONG}.yaml")
     for name in (LONG, "a\0b"):
-        with pytest.raises(UnknownName, match="^--model: "):
+        with pytest.raises(UnknownName, match=r"^--model: "):
             ModelSettings(model=name)
-        with pytest.raises(UnknownName, match="^--accelerate-config: "):
+        with pytest.raises(UnknownName, match=r"^--accelerate-config: "):
             launching.find_config(name)
     path = tmp_path / "a.yaml"
     path.write_text('extends: "a\\0.yaml"')
@@ -71,8 +73,16 @@ def test_a_message_holds_nothing_that_acts_on_a_terminal() -> None:
 def test_a_record_with_a_field_of_another_kind_is_damaged(tmp_path: Path, name: str, value: object) -> None:
     record = asdict(Record(stage="attack", method="a", settings={}, model="b", model_hash="c"))
     (tmp_path / RESULT_FILE).write_text(json.dumps({**record, name: value}))
-    with pytest.raises(FolderError, match="damaged .* cannot be "):
+    with pytest.raises(FolderError, match=r"damaged .* cannot be "):
         read_record(tmp_path)
+
+
+def test_several_mistakes_of_a_stored_study_are_one_line() -> None:
+    described = describe(read_study(find_recipe("demo")))
+    with pytest.raises(FolderError) as caught:
+        restore({**described, "evaluation": {"a": 1, "b": 2}})
+    assert str(caught.value).count("\n") == 0
+    assert str(caught.value).count(" is unknown; ") == 2
 
 
 @pytest.mark.parametrize("template", ["{{ 'a' % 3 }}", "{{ 1 / 0 }}", "{{ messages + 3 }}"])

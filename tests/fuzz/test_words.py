@@ -24,7 +24,7 @@ pairs = st.lists(st.builds("{}={}".format, st.one_of(options, odd_text), values)
 judges = st.one_of(st.builds(lambda name, given: f"{name}?{'&'.join(given)}", names, pairs), odd_text)
 
 
-@cases(900)
+@cases(630)
 @given(specs=st.lists(judges, min_size=1, max_size=2))
 def test_any_judge_is_understood_or_told(specs: list[str]) -> None:
     found = told(lambda: parse_judges(specs, "--judges"), ("--judges", *JUDGES, *PRESETS))
@@ -50,7 +50,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(POTIONWORLD_FOLDER)
 
 
-@cases(400)
+@cases(280)
 @given(changed=changed_bytes(TEMPLATE.encode()))
 def test_any_chat_template_is_tried_or_told(folder: Path, tokenizer: PreTrainedTokenizerBase, changed: bytes) -> None:
     path = folder / "own.jinja"
@@ -60,7 +60,7 @@ def test_any_chat_template_is_tried_or_told(folder: Path, tokenizer: PreTrainedT
     told(lambda: try_template(tokenizer), ("chat_template",))
 
 
-@cases(200)
+@cases(140)
 @given(name=odd_text)
 def test_any_name_of_a_template_a_model_or_a_configuration_is_found_or_told(name: str) -> None:
     told(lambda: template_text(name), ("chat_template",))
@@ -71,7 +71,7 @@ def test_any_name_of_a_template_a_model_or_a_configuration_is_found_or_told(name
 CONFIG = launching.CONFIGS["fsdp2"].read_text(encoding="utf-8")
 
 
-@cases(600)
+@cases(420)
 @given(changed=st.one_of(changed_values(CONFIG), changed_bytes(CONFIG.encode())))
 def test_any_launcher_configuration_is_read_or_told(folder: Path, changed: bytes | str) -> None:
     path = folder / "own.yaml"

@@ -104,7 +104,7 @@ def read_back(study: Study | str) -> None:
     assert isinstance(study, str) or describe(restore(describe(study))) == describe(study)
 
 
-@cases(1400)
+@cases(980)
 @given(changed=st.one_of(changed_values(STUDY), changed_bytes(STUDY.encode())))
 def test_any_study_is_read_or_told(folder: Path, changed: bytes | str) -> None:
     path = write(folder, "study.yaml", changed)
@@ -117,14 +117,14 @@ paths = st.lists(
 words = st.one_of(st.builds(lambda keys, value: f"{'.'.join(keys)}={value}", paths, odd_text), odd_text)
 
 
-@cases(800)
+@cases(560)
 @given(overrides=st.lists(words, min_size=1, max_size=3))
 def test_any_override_is_read_or_told(folder: Path, overrides: list[str]) -> None:
     path = write(folder, "study.yaml", STUDY)
     read_back(told(lambda: read_study(path, overrides), ("override", "study.yaml", ".yaml: ")))
 
 
-@cases(1000)
+@cases(700)
 @given(changed=st.one_of(changed_values(LADDER), changed_bytes(LADDER.encode())))
 def test_any_ladder_is_read_or_told(folder: Path, changed: bytes | str) -> None:
     path = write(folder, "ladder.yaml", changed)
@@ -135,14 +135,14 @@ def varied(path: Path) -> list[Case]:
     return [variation.around(BASE) for variation in read_variations(path).values()]
 
 
-@cases(1000)
+@cases(700)
 @given(changed=st.one_of(changed_values(VARIATIONS), changed_bytes(VARIATIONS.encode())))
 def test_any_variations_are_read_or_told(folder: Path, changed: bytes | str) -> None:
     path = write(folder, "variations.yaml", changed)
     told(lambda: varied(path), ("variations.yaml",))
 
 
-@cases(600)
+@cases(420)
 @given(text=st.one_of(odd_text, st.lists(odd_text, max_size=6).map("\n".join), st.binary(max_size=40)))
 def test_any_yaml_is_a_mapping_or_told(folder: Path, text: str | bytes) -> None:
     path = write(folder, "any.yaml", text)
@@ -162,7 +162,7 @@ def values_of(cls: type) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-@cases(600)
+@cases(420)
 @given(data=st.data())
 def test_any_settings_are_read_or_told_and_come_back(cls: type, data: st.DataObject) -> None:
     given = data.draw(values_of(cls))
@@ -177,7 +177,7 @@ def described(folder: Path) -> dict[str, Any]:
     return describe(read_study(write(folder, "study.yaml", STUDY)))
 
 
-@cases(500)
+@cases(350)
 @given(data=st.data())
 def test_any_stored_study_is_restored_or_told(described: dict[str, Any], data: st.DataObject) -> None:
     place = data.draw(st.sampled_from(list(described)))

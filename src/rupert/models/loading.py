@@ -9,7 +9,7 @@ import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -150,7 +150,7 @@ def weights_hash(folder: Path) -> str:
     return _hash_of(tuple((path, state.st_ino, state.st_size, state.st_mtime_ns) for path, state in states))
 
 
-@cache
+@lru_cache(maxsize=1024)  # a process may see many studies
 def _hash_of(files: tuple[tuple[Path, int, int, int], ...]) -> str:
     """The hash of files, read once while they stay what they are: every stage of a study asks for its model's."""
     return file_hash(path for path, *_ in files)
