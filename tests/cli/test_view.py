@@ -380,8 +380,19 @@ def test_hostile_text_comes_out_as_data(server: Server, by_hand: ByHand) -> None
     assert stage(state, "defend", "seam-seed1")["progress"] == progress
 
 
-@pytest.mark.parametrize("value", [HOSTILE, None, [1], {"a": 1}, float("nan"), float("inf")])
-def test_what_should_be_a_number_and_is_not_is_left_out(by_hand: ByHand, value: Any) -> None:
+@pytest.mark.parametrize("value", [HOSTILE, None, [1], {"a": 1}])
+def test_what_should_be_a_number_and_is_none_damages_its_stage(by_hand: ByHand, value: Any) -> None:
+    by_hand.begin()
+    by_hand.finish(by_hand.node("defend", "none"))
+    by_hand.finish(by_hand.node("evaluate", "none-none"), harm=value)
+    state = Viewer(by_hand.store.folder).look()
+    assert stage(state, "evaluate", "none-none")["state"] == "damaged"
+    assert cell(state, "none", "none")["done"] == 0
+    assert cell(state, "none", "none")["harm"] is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_finite_number_is_left_out(by_hand: ByHand, value: Any) -> None:
     by_hand.begin()
     by_hand.finish(by_hand.node("defend", "none"))
     by_hand.finish(by_hand.node("evaluate", "none-none"), harm=value)

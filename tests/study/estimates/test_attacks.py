@@ -60,7 +60,7 @@ def test_a_projection_passes_twice_and_holds_one_more_gradient() -> None:
 
 
 def test_looks_at_benign_rows_are_counted_and_so_are_the_weights_to_go_back_to() -> None:
-    settings = EarlyStopping(eval_steps=10, num_benign_examples=8)  # 250 steps: 25 looks, the first and the last
+    settings = EarlyStopping(watch_steps=10, num_benign_examples=8)  # 250 steps: 25 looks, the first and the last
     looks = attack_seconds(settings, SPEED) - attack_seconds(FineTune(), SPEED)
     assert looks == pytest.approx(27 * SPEED.reading(8, 512))
     assert attack_memory(settings, SPEED, GPU).copies == WHOLE
