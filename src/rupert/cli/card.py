@@ -43,6 +43,7 @@ def add_evidence(parser: Parser) -> None:
     parser.add_argument(
         *("--ladder", "--ladders"),
         nargs="+",
+        action="extend",  # a flag that is given twice adds up
         default=[],
         type=Path,
         metavar="FOLDER",

@@ -39,6 +39,7 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "--ladder",
         nargs="+",
+        action="extend",
         default=[],
         metavar="[NAME=]FOLDER",
         help="of `rupert ladder`: what breaking each model costs, on the page; the others are compared with the first: "
