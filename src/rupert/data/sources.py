@@ -116,6 +116,26 @@ def check_all(specs: Mapping[str, str]) -> None:
         check(spec, field)
 
 
+def load_enough(
+    specs: Mapping[str, str], needed: Mapping[str, int], at_most: Mapping[str, int] | None = None
+) -> dict[str, list[Example]]:
+    """Several datasets, by the setting that names each.
+
+    Args:
+        specs: the setting -> what `load` takes.
+        needed: the setting -> rows that it has to have.
+        at_most: the setting -> rows from its beginning that are used; all of one that is not named.
+
+    Raises:
+        DataError: one cannot be loaded, or has fewer rows than are needed of it.
+    """
+    loaded = {field: load(spec, field=field) for field, spec in specs.items()}
+    found = {field: examples[: (at_most or {}).get(field)] for field, examples in loaded.items()}
+    for field, examples in found.items():
+        require(examples, needed[field], f"{field}: {specs[field]}")
+    return found
+
+
 def identities(specs: Mapping[str, str]) -> dict[str, str]:
     """What each dataset is known by, without reading a corpus: two that are equal hold the same rows.
 

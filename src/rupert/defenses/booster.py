@@ -29,7 +29,6 @@ import torch
 from transformers import PreTrainedModel
 
 from rupert.data import sources
-from rupert.data.examples import require
 from rupert.models.packing import packing
 from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training.cosine import BatchLoss
@@ -103,11 +102,8 @@ class Booster(TrainingSettings):
         Raises:
             DataError: one has fewer rows than a step draws.
         """
-        found = {field: sources.load(spec, field=field) for field, spec in self.datasets.items()}
-        found |= {field: found[field][: self.num_examples] for field in ("harmful", "alignment")}
-        for field, examples in found.items():
-            require(examples, self.streams[field], f"{field}: {getattr(self, field)}")
-        return Gathered(found)
+        at_most = {"harmful": self.num_examples, "alignment": self.num_examples}
+        return Gathered(sources.load_enough(self.datasets, self.streams, at_most))
 
     def start(self, model: PreTrainedModel) -> Step:
         """See the module's docstring for the work of a step."""

@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 
 from rupert.data import sources
 from rupert.data.batches import IGNORED
-from rupert.data.examples import Example, require
+from rupert.data.examples import Example
 from rupert.errors import InvalidValue
 from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training.gradients import backward_answer_cross_entropy
@@ -111,10 +111,8 @@ class CTRAP(TrainingSettings):
         Raises:
             DataError: one has fewer rows than a step draws.
         """
-        loaded = {field: sources.load(spec, field=field) for field, spec in self.datasets.items()}
-        found = {field: examples[: self.num_examples] for field, examples in loaded.items()}
-        for field, examples in found.items():
-            require(examples, self.batch_size, f"{field}: {getattr(self, field)}")
+        needed, at_most = (dict.fromkeys(self.datasets, rows) for rows in (self.batch_size, self.num_examples))
+        found = sources.load_enough(self.datasets, needed, at_most)
         found["collapse"] = [self._marked(example) for example in found["benign"]]
         return Gathered({stream: found[stream] for stream in self.streams})
 

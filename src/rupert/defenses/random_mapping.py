@@ -25,7 +25,6 @@ from transformers import PreTrainedModel
 
 from rupert.data import sources
 from rupert.data.batches import IGNORED
-from rupert.data.examples import require
 from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training import processes
 from rupert.training.gradients import backward_answer_cross_entropy, mean_loss, micro_batches
@@ -85,10 +84,7 @@ class RandomMapping(TrainingSettings):
         Raises:
             DataError: one has fewer rows than a step draws.
         """
-        found = {field: sources.load(spec, field=field) for field, spec in self.datasets.items()}
-        for field, examples in found.items():
-            require(examples, self.streams[field], f"{field}: {getattr(self, field)}")
-        return Gathered(found)
+        return Gathered(sources.load_enough(self.datasets, self.streams))
 
     def start(self, model: PreTrainedModel) -> Step:
         """Draw the vectors, by the seed, so that a resumed training has the same."""

@@ -37,7 +37,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rupert.data import sources
-from rupert.data.examples import require
 from rupert.models.packing import packing
 from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training import processes
@@ -131,10 +130,7 @@ class RepNoise(TrainingSettings):
         Raises:
             DataError: one has fewer rows than a step draws.
         """
-        found = {field: sources.load(spec, field=field) for field, spec in self.datasets.items()}
-        for field, examples in found.items():
-            require(examples, self.streams[field], f"{field}: {getattr(self, field)}")
-        return Gathered(found)
+        return Gathered(sources.load_enough(self.datasets, self.streams))
 
     def start(self, model: PreTrainedModel) -> Step:
         """See the module's docstring for the work of a step."""

@@ -35,7 +35,6 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from rupert.data import sources
-from rupert.data.examples import require
 from rupert.errors import InvalidValue
 from rupert.models.attention import is_twice_differentiable, twice_differentiable
 from rupert.models.packing import packing
@@ -151,9 +150,7 @@ class SEAM(TrainingSettings):
         Raises:
             DataError: one has fewer rows than a step draws.
         """
-        found = {field: sources.load(spec, field=field) for field, spec in self.datasets.items()}
-        for field, examples in found.items():
-            require(examples, self.streams[field], f"{field}: {getattr(self, field)}")
+        found = sources.load_enough(self.datasets, self.streams)
         return Gathered(found | ({"alignment_benign": found["benign"]} if self.alignment_benign_rows else {}))
 
     def start(self, model: PreTrainedModel) -> Step:

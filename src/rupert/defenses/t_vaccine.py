@@ -34,7 +34,6 @@ import torch
 from transformers import PreTrainedModel
 
 from rupert.data import sources
-from rupert.data.examples import require
 from rupert.errors import InvalidValue, NonFiniteError
 from rupert.models.anatomy import attention_blocks, layers
 from rupert.settings import check_not_negative, check_positive, setting
@@ -119,11 +118,7 @@ class TVaccine(TrainingSettings):
         Raises:
             DataError: one has fewer rows than a step draws.
         """
-        found = {field: sources.load(spec, field=field) for field, spec in self.datasets.items()}
-        found["alignment"] = found["alignment"][: self.num_examples]
-        for field, examples in found.items():
-            require(examples, self.streams[field], f"{field}: {getattr(self, field)}")
-        return Gathered(found)
+        return Gathered(sources.load_enough(self.datasets, self.streams, {"alignment": self.num_examples}))
 
     def start(self, model: PreTrainedModel) -> Step:
         """See the module's docstring for the work of a step.

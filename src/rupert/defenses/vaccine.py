@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from rupert.data import sources
-from rupert.data.examples import require
 from rupert.models.anatomy import attention_blocks
 from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training.activations import backward_perturbed
@@ -97,11 +96,7 @@ class Vaccine(TrainingSettings):
         Raises:
             DataError: one has fewer rows than a step draws.
         """
-        found = {field: sources.load(spec, field=field) for field, spec in self.datasets.items()}
-        found["alignment"] = found["alignment"][: self.num_examples]
-        for field, examples in found.items():
-            require(examples, self.streams[field], f"{field}: {getattr(self, field)}")
-        return Gathered(found)
+        return Gathered(sources.load_enough(self.datasets, self.streams, {"alignment": self.num_examples}))
 
     def start(self, model: PreTrainedModel) -> Step:
         """See the module's docstring for the work of a step."""

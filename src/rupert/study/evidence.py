@@ -12,13 +12,13 @@ from typing import Any
 from rupert.errors import FolderError, UsageError
 from rupert.evaluation.samples import Sample, read_samples
 from rupert.evidence import Evidence, Exchange, MeasuredCell, Opinion, Origin, Reply
-from rupert.records import Metric, ResultRow, write_text
+from rupert.records import Metric, write_text
 from rupert.settings import parse
 from rupert.study.commands import command
 from rupert.study.curves import curves
 from rupert.study.graph import UNATTACKED, Model, Node, graph
 from rupert.study.places import Place, places
-from rupert.study.run import SCORE, Cell, result_rows
+from rupert.study.run import SCORE, Cell, result_row, result_rows
 from rupert.study.status import status
 from rupert.study.store import STUDY_FILE, Store
 from rupert.study.study import Study, describe, restore
@@ -55,7 +55,7 @@ def evidence(folder: Path) -> Evidence:
         notes=study.notes,
         cells=cells,
         rows=tuple(replace(row, model=name) for row in result_rows(study, measured)),
-        all_rows=tuple(_row(study.name, name, cell, metric) for cell in cells for metric in cell.metrics),
+        all_rows=tuple(result_row(study.name, name, cell, metric) for cell in cells for metric in cell.metrics),
         exchanges=lambda cell: _exchanges(folder, cells, cell),
     )
 
@@ -107,21 +107,6 @@ def _command(folder: Path) -> str:
     with suppress(OSError, UnicodeDecodeError):
         return (folder / COMMAND_FILE).read_text(encoding="utf-8").strip()
     return ""
-
-
-def _row(study: str, model: str, cell: MeasuredCell, metric: Metric) -> ResultRow:
-    return ResultRow(
-        study=study,
-        model=model,
-        defense=cell.defense,
-        attack=cell.attack,
-        seed=cell.seed,
-        metric=metric.name,
-        value=metric.value,
-        low=metric.low,
-        high=metric.high,
-        n=metric.n,
-    )
 
 
 @dataclass

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rupert.errors import DiskFullError, FolderError, RupertError, WorkerDied
+from rupert.evidence import MeasuredCell
 from rupert.records import Metric, ResultRow, read_record
 from rupert.study.checking import check
 from rupert.study.executors import Executor
@@ -108,22 +109,27 @@ def run(
 def result_rows(study: Study, cells: Sequence[Cell]) -> list[ResultRow]:
     """The study's numbers, one row for each model and metric, in the order of the grid."""
     return [
-        ResultRow(
-            study=study.name,
-            model=study.model.model,
-            defense=cell.defense,
-            attack=cell.attack,
-            seed=cell.seed,
-            metric=metric.name,
-            value=metric.value,
-            low=metric.low,
-            high=metric.high,
-            n=metric.n,
-        )
+        result_row(study.name, study.model.model, cell, metric)
         for cell in sorted(cells, key=_order(study))
         for metric in cell.metrics
         if metric.name in METRICS or metric.name.startswith(SCORE)
     ]
+
+
+def result_row(study: str, model: str, cell: Cell | MeasuredCell, metric: Metric) -> ResultRow:
+    """One number of a study's model, as a row."""
+    return ResultRow(
+        study=study,
+        model=model,
+        defense=cell.defense,
+        attack=cell.attack,
+        seed=cell.seed,
+        metric=metric.name,
+        value=metric.value,
+        low=metric.low,
+        high=metric.high,
+        n=metric.n,
+    )
 
 
 def _order(study: Study) -> Callable[[Cell], tuple[int, int, int]]:
