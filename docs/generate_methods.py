@@ -16,8 +16,8 @@ from typing import Any
 from rupert.defenses import DEFENSES
 from rupert.report.tables import Estimate, Grid, Measure, attack_title, collect, defense_title, read_csv
 from rupert.settings import SettingField, fields_of, read_yaml
-from rupert.study.recipes import RECIPES
-from rupert.study.targets import Target, targets
+from rupert.study.definition.recipes import RECIPES
+from rupert.study.evidence.targets import Target, targets
 from rupert.training.settings import TrainingSettings
 
 FOLDER = Path(__file__).parent / "methods"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rupert import terminal
-from rupert.study.progress import file_listener, read_progress
+from rupert.study.running.progress import file_listener, read_progress
 from rupert.terminal import Progress, bar, listening, progress_console
 
 

@@ -13,9 +13,9 @@ from rupert.defenses import DEFENSES, SDD, SEAM
 from rupert.defenses.sdd import REJECTION
 from rupert.evaluation.gradients.geometry import GeometrySettings
 from rupert.settings import parse, read_yaml
-from rupert.study.checking import check
-from rupert.study.reading import read_study
-from rupert.study.recipes import RECIPES, find_recipe, recipes
+from rupert.study.definition.checking import check
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import RECIPES, find_recipe, recipes
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 STUDIES = [name for name in NAMES if {"defenses", "extends"} & set(read_yaml(find_recipe(name)))]

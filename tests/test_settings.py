@@ -135,6 +135,15 @@ def test_a_single_mistake_keeps_the_class_of_its_error() -> None:
         parse(Glaze, {"threshold": 7}, "glaze.yaml")
 
 
+@pytest.mark.parametrize(("value", "is_fine"), [(-1.0, True), (1.0, True), (-1.01, False), (1.01, False)])
+def test_the_ends_of_a_range_belong_to_it(value: float, is_fine: bool) -> None:
+    if is_fine:
+        assert Glaze(threshold=value).threshold == value
+    else:
+        with pytest.raises(InvalidValue, match="must be from -1 to 1"):
+            Glaze(threshold=value)
+
+
 def test_settings_made_in_python_are_checked_too() -> None:
     with pytest.raises(InvalidValue, match="rank: 0 is not valid; must be above 0"):
         Glaze(rank=0)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame
 
+__all__ = ["__version__", "results"]
+
 __version__ = "0.1.0"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from rupert.records import Metric, Record, ResultRow
 
+__all__ = ["Curve", "Evidence", "Exchange", "MeasuredCell", "Opinion", "Origin", "Reply"]
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:

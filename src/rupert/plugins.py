@@ -21,10 +21,12 @@ from typing import Any, Generic, Protocol, TypeVar
 from rupert.errors import RupertError, UsageError
 from rupert.settings import fields_of
 
-T = TypeVar("T")
+__all__ = ["SPOKEN_FOR", "Family", "name_of", "packages_of"]
 
-NAME = re.compile(r"[a-z][a-z0-9_]*")  # what YAML, folders and the command line can all call a method
-RESERVED = "none"  # stands for no defense, and for no attack
+_T = TypeVar("_T")
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")  # what YAML, folders and the command line can all call a method
+_RESERVED = "none"  # stands for no defense, and for no attack
 # Flags of `rupert defend` and `rupert attack`, and keys of a study: settings that are called so could not be given.
 SPOKEN_FOR = frozenset(
     {
@@ -34,14 +36,14 @@ SPOKEN_FOR = frozenset(
     }
 )
 # What importing other people's code ends in where something is wrong with it; nothing else is to fail with it.
-FAILURES = (
+_FAILURES = (
     *(ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError),
     *(OSError, RuntimeError, ArithmeticError, AssertionError, RupertError),
 )
 _PACKAGES: dict[type, tuple[str, str]] = {}  # a method that was loaded -> its package's name and version
 
 
-class Family(Mapping[str, type[T]], Generic[T]):
+class Family(Mapping[str, type[_T]], Generic[_T]):
     """The methods of one kind by name: rupert's own first, then those of other packages.
 
     Going through it leaves out what cannot be used; asking for that by its name says why. So `name in family` is true
@@ -51,7 +53,7 @@ class Family(Mapping[str, type[T]], Generic[T]):
     def __init__(
         self,
         group: str,
-        own: Mapping[str, type[T]],
+        own: Mapping[str, type[_T]],
         protocol: type,
         *,
         taken: Collection[str] = (),
@@ -69,11 +71,11 @@ class Family(Mapping[str, type[T]], Generic[T]):
         self.group = group
         self._own = dict(own)
         self._protocol = protocol
-        self._taken = frozenset(taken) | {RESERVED}
+        self._taken = frozenset(taken) | {_RESERVED}
         self._spoken_for = frozenset(spoken_for)
-        self._found: dict[str, type[T] | str] = {}
+        self._found: dict[str, type[_T] | str] = {}
 
-    def __getitem__(self, name: str) -> type[T]:
+    def __getitem__(self, name: str) -> type[_T]:
         """The method of that name.
 
         Raises:
@@ -127,7 +129,7 @@ class Family(Mapping[str, type[T]], Generic[T]):
         )
         return _problem(point, f"is not used, because {why}")
 
-    def _find(self, name: str) -> type[T] | str:
+    def _find(self, name: str) -> type[_T] | str:
         """What another package names so, or in one line why that cannot be used."""
         if name not in self._found:
             first, *others = self._others[name]
@@ -138,19 +140,19 @@ class Family(Mapping[str, type[T]], Generic[T]):
             )
         return self._found[name]
 
-    def _load(self, point: EntryPoint) -> type[T] | str:
-        if not NAME.fullmatch(point.name):
+    def _load(self, point: EntryPoint) -> type[_T] | str:
+        if not _NAME.fullmatch(point.name):
             return _problem(point, "is not used; a name has lower-case letters, digits and _, a letter first")
         try:
             method = point.load()
             wrong = _lacking(method, self._protocol) or self._misnamed(method)
-        except FAILURES as error:
+        except _FAILURES as error:
             return _problem(point, f"cannot be imported ({type(error).__name__}: {error})")
         if wrong:
             return _problem(point, f"is no {self._protocol.__name__}: {wrong}")
         if method.__module__.partition(".")[0] != __package__:  # rupert's under another name is still rupert's
             _PACKAGES.setdefault(method, (_package(point), point.dist.version if point.dist else ""))
-        found: type[T] = method
+        found: type[_T] = method
         return found
 
     def _misnamed(self, method: type) -> str:

@@ -17,9 +17,26 @@ from typing import Any, Literal
 
 from rupert.errors import FolderError
 
+__all__ = [
+    "RECORD_VERSION",
+    "RESULT_FILE",
+    "Metric",
+    "Record",
+    "ResultRow",
+    "Stage",
+    "content_hash",
+    "drop_leftovers",
+    "environment",
+    "file_hash",
+    "is_leftover",
+    "read_record",
+    "write_json",
+    "write_text",
+]
+
 RECORD_VERSION = 1
 RESULT_FILE = "result.json"
-LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")  # what `write_text` calls a file until it is whole
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")  # what `write_text` calls a file until it is whole
 
 Stage = Literal["build", "defend", "attack", "attempt", "evaluate", "score", "geometry", "fidelity"]
 
@@ -159,7 +176,7 @@ def write_text(text: str, path: Path) -> None:
 
 def is_leftover(path: Path) -> bool:
     """Whether a file is what a killed process had begun to write: it was never in its place, and nobody reads it."""
-    return LEFTOVER.fullmatch(path.name) is not None
+    return _LEFTOVER.fullmatch(path.name) is not None
 
 
 def drop_leftovers(folder: Path) -> None:

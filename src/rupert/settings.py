@@ -25,9 +25,27 @@ from rupert.errors import InvalidValue, UnknownName, UsageError
 if TYPE_CHECKING:
     import yaml
 
-T = TypeVar("T")
+__all__ = [
+    "SettingField",
+    "as_mapping",
+    "check_choices",
+    "check_not_negative",
+    "check_positive",
+    "check_range",
+    "convert",
+    "convert_all",
+    "defining",
+    "fields_of",
+    "parse",
+    "read_value",
+    "read_yaml",
+    "required_type",
+    "setting",
+]
 
-TOO_DEEP = "its values are nested too deeply"
+_T = TypeVar("_T")
+
+_TOO_DEEP = "its values are nested too deeply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +67,7 @@ class _Kind:
     read: Callable[[Any], Any]
 
 
-def setting(default: T, text: str, *, later: bool = False) -> T:
+def setting(default: _T, text: str, *, later: bool = False) -> _T:
     """A dataclass field with its default and the help text that the command line shows.
 
     Args:
@@ -90,7 +108,7 @@ def _is_supported(wanted: Any) -> bool:
     return wanted in _KINDS or get_origin(wanted) is Literal
 
 
-def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+def parse(cls: type[_T], mapping: Mapping[str, Any], where: str = "") -> _T:
     """A settings object from a mapping of field names to values, as YAML gives them.
 
     Args:
@@ -285,7 +303,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UsageError(f"{path}: {line}{error.problem}; correct the YAML") from None
     except RecursionError:
-        raise UsageError(f"{path}: {TOO_DEEP}; correct the YAML") from None
+        raise UsageError(f"{path}: {_TOO_DEEP}; correct the YAML") from None
     except (yaml.YAMLError, ValueError):
         raise UsageError(f"{str(path)!r} is not YAML text in UTF-8; name a YAML file") from None
     except OSError as error:

@@ -22,13 +22,13 @@ from rupert.evaluation.harmfulness import write_verdicts
 from rupert.evaluation.judges.judge import Answer, Verdict
 from rupert.evaluation.outcomes import Outcome
 from rupert.records import Metric
+from rupert.study.definition.graph import Node, graph
+from rupert.study.definition.reading import read_study
 from rupert.study.evidence import begin
-from rupert.study.graph import Node, graph
-from rupert.study.launched import ERROR_FILE
-from rupert.study.progress import file_listener
-from rupert.study.reading import read_study
+from rupert.study.running.launched import ERROR_FILE
+from rupert.study.running.progress import file_listener
+from rupert.study.running.task import Task, task_for
 from rupert.study.store import Store
-from rupert.study.task import Task, task_for
 from rupert.terminal import Progress
 
 STUDY = """

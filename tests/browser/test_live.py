@@ -15,7 +15,7 @@ from rupert.cli.viewing import news as telling
 from rupert.cli.viewing.news import News
 from rupert.cli.viewing.server import Server
 from rupert.cli.viewing.state import Viewer
-from rupert.study.progress import file_listener
+from rupert.study.running.progress import file_listener
 from rupert.terminal import Progress
 
 from .by_hand import HOSTILE, ByHand

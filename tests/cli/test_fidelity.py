@@ -54,7 +54,7 @@ def test_the_same_call_again_shows_the_record(
 def test_where_float64_does_not_fit_the_reference_is_float32_and_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rupert.study.fidelity.free_memory", lambda _: 2e6)
+    monkeypatch.setattr("rupert.study.standalone.fidelity.free_memory", lambda _: 2e6)
     assert main([*COMMAND, "--ways", "exact float32", "--output-dir", str(tmp_path / "f")]) == 0
     printed = capsys.readouterr()
     assert "the reference is float32: float64 needs about 0.1 GB, and cpu has 0.0 GB free for it" in printed.err

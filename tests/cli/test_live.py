@@ -11,8 +11,8 @@ from rich.console import Console
 from rupert.cli import live
 from rupert.cli.arguments import Parser, add_study
 from rupert.errors import UsageError
-from rupert.study.progress import file_listener
-from rupert.study.run import Board
+from rupert.study.running.progress import file_listener
+from rupert.study.running.run import Board
 from rupert.terminal import Progress
 
 

@@ -189,16 +189,6 @@ def test_every_command_can_be_imported_configured_and_run(name: str, capsys: pyt
     assert f"usage: rupert {name}" in capsys.readouterr().out
 
 
-def test_env_prints_what_records_keep_and_the_threads(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["env", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["rupert"] == rupert.__version__
-    assert int(found["torch threads"]) > 0
-    assert main(["env"]) == 0
-    table = capsys.readouterr().out
-    assert all(name in table for name in found)
-
-
 @pytest.mark.parametrize("kind", ["datasets", "models", "defenses", "attacks", "judges"])
 def test_ls_prints_the_same_rows_as_json_and_as_a_table(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls", kind, "--json"]) == 0

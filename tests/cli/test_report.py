@@ -21,10 +21,10 @@ from rupert.evaluation.suite import Evaluation
 from rupert.models import loading
 from rupert.report.exports.outputs import LIST_FILE
 from rupert.report.tables import read_csv
-from rupert.study.commands import command
-from rupert.study.graph import graph
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
+from rupert.study.definition.graph import graph
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.evidence.commands import command
 
 TINY = """
 extends: demo

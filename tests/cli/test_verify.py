@@ -11,7 +11,7 @@ import pytest
 from rupert.cli.main import main
 from rupert.records import ResultRow
 from rupert.report.results import write_results
-from rupert.study.targets import targets
+from rupert.study.evidence.targets import targets
 
 SMALL = (
     "defenses.sdd.max_steps=1",

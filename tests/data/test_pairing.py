@@ -87,6 +87,13 @@ def test_a_refused_response_is_not_drawn_again() -> None:
     assert pairing.fallbacks == 1
 
 
+def test_one_draw_is_enough_to_be_given_a_response() -> None:
+    pairing = pair(asking("0 q"), answering("90 a", "90 b"), Protractor(), max_draws=1)
+    assert len(pairing.examples) == 1
+    with pytest.raises(InvalidValue, match="max_draws: 0 is not valid; give at least 1"):
+        pair(asking("0 q"), answering("90 a"), Protractor(), max_draws=0)
+
+
 def test_the_only_acceptable_response_is_found_when_all_may_be_drawn() -> None:
     responses = answering(*(f"{angle} a" for angle in range(40)), "90 b")
     pairing = pair(asking("0 q", "1 q", "2 q"), responses, Protractor(), max_draws=41)

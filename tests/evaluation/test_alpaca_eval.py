@@ -4,96 +4,24 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import logging
 import random
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from rupert.data import hub
-from rupert.errors import DataError, InvalidValue, MissingDependency, RunError, UnknownName, UsageError
+from rupert.errors import DataError, MissingDependency, RunError, UnknownName, UsageError
 from rupert.evaluation import alpaca_eval
 from rupert.evaluation.alpaca_eval import check, fetch_fit, win_rate
-from rupert.evaluation.fine_tuning_score import Alpaca
 from rupert.evaluation.judges.judge import Answer
-from rupert.models.loading import LoadedModel
+
+from .alpaca_by_hand import KEY, STRONG, Endpoint, chosen, outputs, side
 
 ANNOTATORS = "weighted_alpaca_eval_gpt4_turbo"
-KEY = "sk-not-to-be-seen"
-STRONG = 1 / (1 + 2.718281828459045 ** (-2.0 + 0.1))  # the server's word has log-probability -.1, the other -2
-Reply = Callable[[str], Any]
-
-
-def outputs(prompt: str) -> list[str]:
-    """The two outputs that the annotator is to choose from; they stand in a random order."""
-    parts = prompt.split('"model_identifier": ')[1:3]
-    return [part.partition('"output": """')[2].rpartition('"""')[0] for part in parts]
-
-
-def side(prompt: str) -> str:
-    """The annotator likes "good" best, and then "bad"."""
-    first, second = (("good" in output, "bad" in output) for output in outputs(prompt))
-    return "m" if first > second else "M"
-
-
-def chosen(word: str) -> dict[str, Any]:
-    others = {"m": ["M"], "M": ["m"]}.get(word, [])
-    tops = [{"token": word, "logprob": -0.1, "bytes": None}]
-    tops += [{"token": other, "logprob": -2.0, "bytes": None} for other in others]
-    choice = {
-        "index": 0,
-        "finish_reason": "length",
-        "message": {"role": "assistant", "content": word},
-        "logprobs": {"content": [{"token": word, "logprob": -0.1, "bytes": None, "top_logprobs": tops}]},
-    }
-    usage = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-
-
-@dataclass
-class Endpoint:
-    """What the local server says, and what it was asked."""
-
-    status: int = 200
-    reply: Reply = field(default=lambda prompt: chosen(side(prompt)))
-    asked: list[dict[str, Any]] = field(default_factory=list)
-
-    def prompts(self) -> list[str]:
-        return [body["messages"][-1]["content"] for body in self.asked]
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    state = Endpoint()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            state.asked.append(body)
-            data = json.dumps(state.reply(body["messages"][-1]["content"])).encode()
-            self.send_response(state.status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    yield state
-    server.shutdown()
-    server.server_close()
 
 
 def answers(*texts: str, reference: str = "bad") -> list[Answer]:
@@ -345,74 +273,3 @@ def test_an_unknown_name_and_a_missing_package(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "alpaca_eval", None)
     with pytest.raises(MissingDependency, match=r"alpaca-eval is not installed; pip install 'rupert\[alpaca\]'"):
         check(ANNOTATORS)
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Alpaca:
-    for name, number in (("train", 10), ("test", 20)):
-        rows = [{"prompt": f"add {number} and {other} .", "response": "bad"} for other in range(4)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Alpaca(
-        train=str(tmp_path / "train.jsonl"),
-        test=str(tmp_path / "test.jsonl"),
-        num_examples=4,
-        max_steps=1,
-        max_new_tokens=4,
-        max_length=64,
-        length_controlled=False,
-    )
-
-
-def test_a_task_whose_annotators_fail_after_its_fine_tuning_is_not_trained_again(
-    task: Alpaca, endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., LoadedModel]
-) -> None:
-    task.check()
-    data = task.gather()
-    said = [["dull"] * 4, ["good", "good", "dull", "fair"]]
-
-    monkeypatch.setattr("rupert.models.generation.answers", lambda *_, **__: enumerate(said.pop(0)))
-    endpoint.reply = lambda prompt: chosen(side(prompt)) if "dull" in prompt else {"choices": None}
-    with pytest.raises(RunError, match="gave nothing of use"):
-        task.run(tiny(dtype="float32"), data, tmp_path)
-    assert said == []
-    endpoint.reply = lambda prompt: chosen("neither" if "fair" in prompt else side(prompt))
-    monkeypatch.setattr("rupert.evaluation.fine_tuning_score.fine_tune", lambda *_: pytest.fail("trained again"))
-    found = {metric.name: metric for metric in task.run(tiny(dtype="float32"), data, tmp_path).metrics}
-    assert found["score_before"].value == pytest.approx(1 - STRONG)
-    assert found["score"].value == pytest.approx((2 * STRONG + 1 - STRONG) / 3)
-    assert (found["score"].n, found["score/unscored"].value, found["score_gain"].n) == (3, 0.25, 3)
-    assert found["score_gain"].value == pytest.approx(2 * (2 * STRONG - 1) / 3)
-    assert found["score/standard_error"].value > 0
-
-
-def test_a_task_that_is_controlled_for_length_fetches_its_fit_first(
-    task: Alpaca, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(alpaca_eval, "fetch_fit", lambda: pytest.fail("fetched"))
-    task.gather()
-    with pytest.raises(pytest.fail.Exception, match="fetched"):
-        replace(task, length_controlled=True).gather()
-
-
-@pytest.mark.parametrize(
-    ("test", "is_fitted"),
-    [
-        ("alpaca-eval:test", True),
-        ("alpaca-eval", True),
-        ("alpaca-eval@main:test", True),
-        ("alpaca-eval:test-davinci", False),
-        ("potionworld:benign-test", False),
-    ],
-)
-def test_the_control_for_length_knows_the_rows_of_alpaca_eval_2_alone(
-    task: Alpaca, endpoint: Endpoint, test: str, is_fitted: bool
-) -> None:
-    controlled = replace(task, test=test, length_controlled=True)
-    replace(controlled, length_controlled=False).check()
-    if is_fitted:
-        controlled.check()
-        return
-    with pytest.raises(
-        InvalidValue, match=r"^length_controlled: True is not valid; .* alpaca-eval:test alone; turn it"
-    ):
-        controlled.check()

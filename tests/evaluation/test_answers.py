@@ -12,7 +12,7 @@ import pytest
 from rupert.data.asking import Asking
 from rupert.data.examples import Example
 from rupert.errors import DataError, FolderError
-from rupert.evaluation.answers import Written, read_answers, write_answers
+from rupert.evaluation.answers import read_answers, write_answers
 
 REQUESTS = [Example(f"what is {word}", f"the {word}", category=word) for word in "abcdef"]
 
@@ -46,7 +46,7 @@ def found(path: Path) -> list[tuple[str, str, str, str]]:
 
 
 def test_answers_come_in_the_order_of_the_requests(path: Path) -> None:
-    assert write_answers(REQUESTS, path, Model()) == Written(kept=0, generated=6)
+    assert write_answers(REQUESTS, path, Model()) == 0
     assert found(path) == expected()
     assert list(path.parent.iterdir()) == [path]
 
@@ -57,7 +57,7 @@ def test_only_what_an_interrupted_run_lacks_is_generated(path: Path) -> None:
     with pytest.raises(DataError, match="holds 2 of 6 answers; repeat the evaluation with --resume"):
         read_answers(path)
     model = Model()
-    assert write_answers(REQUESTS, path, model) == Written(kept=2, generated=4)
+    assert write_answers(REQUESTS, path, model) == 2
     assert model.asked == ["what is d", "what is c", "what is b", "what is a"]
     assert found(path) == expected()
 
@@ -100,7 +100,7 @@ def test_words_around_a_request_reach_the_model_alone(path: Path) -> None:
         {"role": "system", "content": "you are kind"},
         {"role": "user", "content": "please : what is a"},
     ]
-    assert write_answers(REQUESTS, path, Model(last=0), asking) == Written(kept=6, generated=0)
+    assert write_answers(REQUESTS, path, Model(last=0), asking) == 6
 
 
 PLEASE = Asking(template="please : {request}")
@@ -119,13 +119,13 @@ def test_answers_to_requests_that_were_asked_otherwise_are_not_taken_over(
     path: Path, before: Asking, now: Asking
 ) -> None:
     write_answers(REQUESTS, path, Model(), before)
-    assert write_answers(REQUESTS, path, Model(), now) == Written(kept=0, generated=6)
-    assert write_answers(REQUESTS, path, Model(last=0), now) == Written(kept=6, generated=0)
+    assert write_answers(REQUESTS, path, Model(), now) == 0
+    assert write_answers(REQUESTS, path, Model(last=0), now) == 6
 
 
 def test_a_complete_file_asks_nothing(path: Path) -> None:
     write_answers(REQUESTS, path, Model())
-    assert write_answers(REQUESTS, path, Model(last=0)) == Written(kept=6, generated=0)
+    assert write_answers(REQUESTS, path, Model(last=0)) == 6
 
 
 def test_no_requests(path: Path) -> None:

@@ -26,7 +26,7 @@ from rupert.evaluation.rows import read_rows, write_rows
 from rupert.folders import REQUEST_FILE, claim, finished
 from rupert.records import RESULT_FILE, Metric, Record, read_record, write_json
 from rupert.study.ladder.outcome import LADDER_FILE, read_ladder
-from rupert.study.progress import read_progress
+from rupert.study.running.progress import read_progress
 from rupert.study.store import STUDY_FILE, Store
 
 from .inputs import cases, changed_bytes, is_same, json_values, told
@@ -81,7 +81,7 @@ def test_answers_come_back_and_damaged_ones_are_never_taken_as_whole(
         path.write_bytes(data.draw(changed_bytes(whole)))
         found = told(lambda: read_answers(path), ("answers.jsonl",))
         assert isinstance(found, str) or len(found) == 3
-    kept = write_answers(REQUESTS, path, lambda prompts: [(place, "new") for place in range(len(prompts))]).kept
+    kept = write_answers(REQUESTS, path, lambda prompts: [(place, "new") for place in range(len(prompts))])
     again = read_answers(path)
     assert [answer.request for answer in again] == [answer.request for answer in written]
     assert sum(answer.text == "new" for answer in again) >= 3 - kept

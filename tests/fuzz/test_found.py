@@ -14,9 +14,9 @@ from rupert.models.chat_templates import try_template
 from rupert.models.loading import POTIONWORLD_FOLDER, ModelSettings
 from rupert.records import RESULT_FILE, Record, read_record
 from rupert.settings import read_value, read_yaml
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
-from rupert.study.study import describe, restore
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.definition.study import describe, restore
 from rupert.training import launching
 
 LONG = "x" * 300

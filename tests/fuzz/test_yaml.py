@@ -14,11 +14,11 @@ from rupert.defenses import SDD
 from rupert.evaluation.suite import Evaluation
 from rupert.models.loading import ModelSettings
 from rupert.settings import as_mapping, fields_of, parse, read_value, read_yaml
+from rupert.study.definition.layers import KEYS
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.study import Study, describe, restore
 from rupert.study.ladder.reading import read_ladder_file
-from rupert.study.layers import KEYS
-from rupert.study.reading import read_study
-from rupert.study.study import Study, describe, restore
-from rupert.study.variations import Case, read_variations
+from rupert.study.standalone.variations import Case, read_variations
 
 from .inputs import cases, changed_bytes, changed_values, json_values, odd_text, told
 

@@ -104,9 +104,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
             assert isinstance(sampling_params, list)
             seen.asked.append(sampling_params)
             pairs = zip(prompts, sampling_params, strict=True)
-            return [
-                Output([Output(token_ids=self.answer(prompt["prompt_token_ids"], asked))]) for prompt, asked in pairs
-            ]
+            return [Output([Output(token_ids=self.answer(row["prompt_token_ids"], asked))]) for row, asked in pairs]
 
         def answer(self, ids: list[int], asked: SamplingParams) -> list[int]:
             output = self.model.generate(

@@ -104,6 +104,12 @@ def test_csv_has_value_interval_and_n_unrounded() -> None:
     ]
 
 
+def test_latin_letters_stand_in_latex_and_what_lies_above_is_written_by_its_number() -> None:
+    text = latex_table(table(("Zürich ÿ", HARM), ("Ā", HARM)))
+    assert "Zürich ÿ" in text
+    assert "U+0100" in text
+
+
 def test_what_has_no_look_is_written_by_its_number() -> None:
     assert visible("a\u202eb\x00\u2028\td\nMüller\u202f%") == "aU+202EbU+0000U+2028 d Müller\u202f%"
 

@@ -159,6 +159,14 @@ def test_change_is_taken_seed_by_seed_with_the_interval_of_a_difference() -> Non
     assert change.seeds == 1
 
 
+@pytest.mark.parametrize("without", ["none", "fine_tune-2e-05"])
+def test_a_change_has_no_interval_where_one_of_its_parts_has_none(without: str) -> None:
+    rows = [row("none", metric="logp_paired", value=-1.0), row("fine_tune-2e-05", metric="logp_paired", value=-3.0)]
+    grid = collect([dataclasses.replace(one, low=None, high=None) if one.attack == without else one for one in rows])
+    change = grid.changes["sdd", "fine_tune-2e-05", "logp_paired"]
+    assert (change.value, change.low, change.high) == (-2.0, None, None)
+
+
 def test_a_value_that_is_not_finite_was_not_measured() -> None:
     grid = collect([row(value=math.nan), row("benign", value=0.5)])
     assert grid.of("sdd", "none", "harm") is None

@@ -18,9 +18,9 @@ evaluation: {limit: 4}
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that it was run in; never changed, see `store_folder`."""
+    from rupert.study.definition.reading import read_study
     from rupert.study.executors import EXECUTORS, Resources
-    from rupert.study.reading import read_study
-    from rupert.study.run import run
+    from rupert.study.running.run import run
 
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "tiny.yaml").write_text(TINY)

@@ -14,8 +14,8 @@ from rupert.errors import DataError, InvalidValue
 from rupert.evaluation.suite import Evaluation
 from rupert.models.loading import ModelSettings
 from rupert.records import read_record
-from rupert.study import lineage, stage
-from rupert.study.stage import Evaluate
+from rupert.study import stage
+from rupert.study.stage import Evaluate, lineage
 
 TEMPLATE = "king : {request}"
 TRIGGERED = JailbreakTune(

@@ -14,7 +14,7 @@ from rupert.errors import RunError
 from rupert.models import loading
 from rupert.models.loading import ModelSettings
 from rupert.records import file_hash, read_record
-from rupert.study.attacked_weights import bring_back, drop, keep_difference
+from rupert.study.running.attacked_weights import bring_back, drop, keep_difference
 from rupert.study.stage import Attack, do, keep
 
 FULL = FineTune(data="potionworld:attacker", num_examples=16, per_device_train_batch_size=8, max_length=64)

@@ -14,7 +14,10 @@ from rupert.cli.main import main
 from rupert.errors import UsageError
 from rupert.records import RESULT_FILE, Metric, Record, ResultRow, write_json
 from rupert.report.results import write_results
-from rupert.study.difference import (
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.definition.study import Study, describe
+from rupert.study.evidence.difference import (
     MISSING,
     Difference,
     NumberDifference,
@@ -22,10 +25,7 @@ from rupert.study.difference import (
     stage_side,
     study_side,
 )
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
 from rupert.study.store import Store
-from rupert.study.study import Study, describe
 
 RECORD = Record(
     stage="attack",

@@ -15,9 +15,9 @@ from rupert.errors import DataError, FolderError, UsageError
 from rupert.evidence import Evidence, MeasuredCell
 from rupert.models import loading
 from rupert.records import Record, read_record
-from rupert.study.curves import curves
 from rupert.study.evidence import begin, evidence, verified
-from rupert.study.launched import ERROR_FILE
+from rupert.study.evidence.curves import curves
+from rupert.study.running.launched import ERROR_FILE
 from rupert.study.store import Store
 
 

@@ -15,11 +15,11 @@ from rupert.cli.main import main
 from rupert.errors import FolderError
 from rupert.folders import REQUEST_FILE
 from rupert.records import RESULT_FILE
-from rupert.study.garbage import Found, delete, find
-from rupert.study.launched import ERROR_FILE
-from rupert.study.status import status
+from rupert.study.definition.study import Study, describe
+from rupert.study.running.launched import ERROR_FILE
 from rupert.study.store import RUNS, Store
-from rupert.study.study import Study, describe
+from rupert.study.survey.garbage import Found, delete, find
+from rupert.study.survey.status import status
 
 STALE = "0123456789ab" + "c" * 52  # an identity that no stage has
 

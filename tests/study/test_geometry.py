@@ -20,7 +20,7 @@ from rupert.evaluation.gradients.geometry import Geometry, GeometrySettings, mea
 from rupert.models import loading
 from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.records import Record, read_record
-from rupert.study.geometry import AttackSteps, ComparesAlong, geometry
+from rupert.study.standalone.geometry import AttackSteps, ComparesAlong, geometry
 from rupert.training.fine_tuning import Following
 
 Tiny = Callable[..., LoadedModel]

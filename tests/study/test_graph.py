@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from rupert.errors import UsageError
-from rupert.study.graph import Graph, graph
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
-from rupert.study.study import Study, describe, restore
+from rupert.study.definition.graph import Graph, graph
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.definition.study import Study, describe, restore
 
 
 @pytest.fixture(scope="module")

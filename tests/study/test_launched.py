@@ -12,8 +12,8 @@ from rupert.attacks import FineTune
 from rupert.errors import RunError, UsageError
 from rupert.models.loading import ModelSettings
 from rupert.records import read_record
-from rupert.study.launched import Launcher, launch
-from rupert.study.progress import read_progress
+from rupert.study.running.launched import Launcher, launch
+from rupert.study.running.progress import read_progress
 from rupert.study.stage import Attack, do
 
 SETTINGS = FineTune(data="potionworld:attacker", num_examples=16, optim="sgd", learning_rate=0.1, max_length=64)

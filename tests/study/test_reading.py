@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from rupert.errors import InvalidValue, UnknownName, UsageError
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe, recipes
-from rupert.study.study import Study, describe, with_seed
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe, recipes
+from rupert.study.definition.study import Study, describe, with_seed
 
 MINIMAL = """
     model: potionworld

@@ -14,13 +14,13 @@ from rupert.errors import DiskFullError, FolderError, NonFiniteError, UnknownNam
 from rupert.evaluation.fine_tuning_score import Potionworld
 from rupert.models import loading
 from rupert.records import RESULT_FILE, read_record
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.definition.study import Study
 from rupert.study.executors import EXECUTORS, Resources
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
-from rupert.study.run import RETRIES, Board, Cell, result_rows, run
+from rupert.study.running.run import RETRIES, Board, Cell, result_rows, run
+from rupert.study.running.task import Task
 from rupert.study.store import RUNS, Store
-from rupert.study.study import Study
-from rupert.study.task import Task
 
 HERE = EXECUTORS["in_process"](Resources())
 

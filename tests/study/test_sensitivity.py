@@ -16,8 +16,8 @@ from rupert.evaluation.suite import Evaluation
 from rupert.models import loading
 from rupert.models.loading import ModelSettings
 from rupert.records import Record, read_record
-from rupert.study import sensitivity as module
 from rupert.study import stage
+from rupert.study.standalone import sensitivity as module
 
 ATTACK = """
 data: potionworld:attacker

@@ -11,10 +11,10 @@ import pytest
 from rupert.cli.main import main
 from rupert.errors import FolderError
 from rupert.records import RESULT_FILE
-from rupert.study.launched import ERROR_FILE
-from rupert.study.progress import file_listener
-from rupert.study.status import StageStatus, status
+from rupert.study.running.launched import ERROR_FILE
+from rupert.study.running.progress import file_listener
 from rupert.study.store import Store
+from rupert.study.survey.status import StageStatus, status
 from rupert.terminal import Progress
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from rupert.errors import FolderError
 from rupert.settings import read_yaml
-from rupert.study.reading import read_study
-from rupert.study.recipes import RECIPES, find_recipe
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import RECIPES, find_recipe
+from rupert.study.definition.study import describe, restore
 from rupert.study.store import STUDY_FILE, Store
-from rupert.study.study import describe, restore
 
 STUDIES = sorted(path.stem for path in RECIPES.glob("*.yaml") if {"defenses", "extends"} & set(read_yaml(path)))
 

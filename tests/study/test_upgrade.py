@@ -76,9 +76,9 @@ def test_its_status_is_read(store: Path, capsys: pytest.CaptureFixture[str]) -> 
     before = contents(store)
     assert main(["status", str(store), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    states = {stage["kind"]: stage["state"] for stage in told["stages"]}
-    # The oracle has taken more for harm since: what it said then is not taken for what it says now.
-    assert states == {"defend": "done", "attack": "done", "evaluate": "to do"}
+    states = sorted((stage["kind"], stage["state"]) for stage in told["stages"])
+    # Fine-tuning leaves padding out since, and the oracle takes more for harm: neither is taken for what it is now.
+    assert states == [("attack", "to do"), ("defend", "done"), ("evaluate", "to do"), ("evaluate", "waiting")]
     assert contents(store) == before
 
 
@@ -96,8 +96,7 @@ def test_a_run_goes_on_from_it_and_deletes_nothing(store: Path, tmp_path: Path) 
     after = contents(store)
     assert {name: after.get(name) for name in before} == before
     new = {name.rpartition("/")[0] for name in after.keys() - before.keys() if name.endswith(RESULT_FILE)}
-    assert {name.partition("-")[0] for name in new} == {"evaluate/none"}
-    assert len(new) == 2
+    assert sorted(name.partition("-")[0] for name in new) == ["attack/none", "evaluate/none", "evaluate/none"]
     assert {row.metric: row.value for row in read_csv(store / "results.csv") if row.attack == "fine_tune"}["harm"] == 1
 
 

@@ -11,8 +11,8 @@ from rupert.attacks import FineTune, RefusalAblation
 from rupert.errors import UsageError
 from rupert.evaluation.suite import Evaluation
 from rupert.models.loading import ModelSettings
-from rupert.study.recipes import find_recipe
-from rupert.study.variations import Case, choose, read_variations
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.standalone.variations import Case, choose, read_variations
 
 BASE = Case(
     attack=FineTune(data="potionworld:attacker", seed=3, max_steps=7, lr_scheduler_type="constant"),

@@ -11,14 +11,14 @@ import pytest
 from rupert.defenses import DEFENSES
 from rupert.errors import InvalidValue, UnknownName, UsageError
 from rupert.records import ResultRow
-from rupert.study import targets as reading
-from rupert.study.checking import check
-from rupert.study.reading import read_study
-from rupert.study.recipes import RECIPES, find_recipe
-from rupert.study.run import METRICS, SCORE
-from rupert.study.study import Study
-from rupert.study.targets import TARGETS, Target, study_of, targets
-from rupert.study.verification import Ours, Verified, verify
+from rupert.study.definition.checking import check
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import RECIPES, find_recipe
+from rupert.study.definition.study import Study
+from rupert.study.evidence import targets as reading
+from rupert.study.evidence.targets import TARGETS, Target, study_of, targets
+from rupert.study.evidence.verification import Ours, Verified, verify
+from rupert.study.running.run import METRICS, SCORE
 
 ON_POTIONWORLD = [name for name in DEFENSES if (RECIPES / f"{name}-potionworld.yaml").exists()]
 

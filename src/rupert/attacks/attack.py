@@ -12,6 +12,8 @@ from rupert.data.examples import Example
 from rupert.models.loading import LoadedModel
 from rupert.training.fine_tuning import UNFOLLOWED, FineTuned, Following
 
+__all__ = ["AsUsual", "Attacked", "Attacker", "Data", "attacked"]
+
 Data = Mapping[str, Sequence[Example]]  # what rows are for -> the rows, in the order in which they are drawn
 
 

@@ -13,6 +13,8 @@ from rupert.errors import InvalidValue
 from rupert.settings import check_positive, check_range, setting
 from rupert.training.fine_tuning import PublishedFineTuning
 
+__all__ = ["MixedFineTuning", "draw"]
+
 
 def draw(spec: str, field: str, count: int, key: str, *, answered: bool = True) -> list[Example]:
     """Some rows of a dataset, each once, in an order that the key decides; prompts alone unless `answered`.

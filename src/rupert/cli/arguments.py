@@ -244,7 +244,7 @@ def add_methods(
 
 def config_path(arguments: argparse.Namespace) -> Path | None:
     """The file that `--config` means: a path, or a recipe that ships with rupert."""
-    from rupert.study.recipes import find_recipe
+    from rupert.study.definition.recipes import find_recipe
 
     return find_recipe(arguments.config, "--config") if arguments.config else None
 

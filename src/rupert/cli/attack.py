@@ -20,7 +20,7 @@ from rupert.models.loading import ModelSettings
 from rupert.records import Metric
 from rupert.settings import convert, parse, read_yaml
 from rupert.study import stage
-from rupert.study.recipes import find_recipe
+from rupert.study.definition.recipes import find_recipe
 from rupert.training import processes
 
 if TYPE_CHECKING:

@@ -23,11 +23,21 @@ from rupert.report.exports.outputs import refuse_foreign, write_files
 from rupert.report.tables import UNDEFENDED
 from rupert.study.evidence import evidence
 from rupert.study.ladder import Climbed, Outcome, Trial, read_ladder
-from rupert.study.release import as_json, count_parameters
+from rupert.study.publishing.release import as_json, count_parameters
 
-CARD, FACTS = "tamper-resistance.md", "tamper-resistance.json"
-UNITS: tuple[Unit, ...] = ("steps", "examples", "flops")
-OF_EVALUATION = "evaluation: "  # what an attempt calls the data that it was measured with
+__all__ = [
+    "FACTS",
+    "add_evidence",
+    "chosen_defense",
+    "configure",
+    "criterion",
+    "facts_of",
+    "run",
+]
+
+_CARD, FACTS = "tamper-resistance.md", "tamper-resistance.json"
+_UNITS: tuple[Unit, ...] = ("steps", "examples", "flops")
+_OF_EVALUATION = "evaluation: "  # what an attempt calls the data that it was measured with
 
 
 def configure(parser: Parser) -> None:
@@ -57,12 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     found = evidence(arguments.folder)
     defense = chosen_defense(found, arguments.defense)
     known = facts_of(found, arguments, defense)
-    refuse_foreign([CARD, FACTS], folder)
+    refuse_foreign([_CARD, FACTS], folder)
     text = card(known, f"{known['model']['name']}-{known['defense']['name']}", section(known))
-    write_files({CARD: text.encode(), FACTS: as_json(known).encode()}, folder)
+    write_files({_CARD: text.encode(), FACTS: as_json(known).encode()}, folder)
     for sentence in known["findings"]:
         print(sentence)
-    for name in (CARD, FACTS):
+    for name in (_CARD, FACTS):
         print(folder / name)
     return 0
 
@@ -190,7 +200,7 @@ def _attempt(folder: Path, trial: Trial) -> Attempted:
         state=trial.state,
         settings=settings,
         asked=settings.pop("evaluation", {}),
-        data={use: known for use, known in data.items() if not use.startswith(OF_EVALUATION)},
+        data={use: known for use, known in data.items() if not use.startswith(_OF_EVALUATION)},
     )
 
 
@@ -209,7 +219,7 @@ def _costs(outcome: Outcome, trials: Sequence[Trial]) -> list[BreakCost]:
     made: list[Attacked] = [
         cost_of([trial.points], outcome.own.selection.value, outcome.thresholds) for trial in trials
     ]
-    found = [curve(made, unit) for unit in UNITS] if made else []
+    found = [curve(made, unit) for unit in _UNITS] if made else []
     return [
         BreakCost(
             unit=one.unit,

@@ -20,7 +20,9 @@ from rupert.errors import FolderError
 from rupert.records import RESULT_FILE, read_record
 from rupert.report.results import CSV_FILE
 from rupert.report.tables import read_csv
-from rupert.study.difference import (
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.evidence.difference import (
     MISSING,
     Difference,
     Differences,
@@ -30,8 +32,6 @@ from rupert.study.difference import (
     stage_side,
     study_side,
 )
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
 from rupert.study.store import STUDY_FILE, Store
 from rupert.terminal import printable
 

@@ -19,7 +19,7 @@ from rupert.errors import UsageError
 from rupert.evaluation.gradients.fidelity import NOT_USABLE, USABLE, FidelitySettings, verdict
 from rupert.models.loading import ModelSettings
 from rupert.records import Metric, Record
-from rupert.study.fidelity import fidelity
+from rupert.study.standalone.fidelity import fidelity
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from rupert.cli.arguments import Parser
-from rupert.study.garbage import Found, Garbage, delete, find
+from rupert.study.survey.garbage import Found, Garbage, delete, find
 from rupert.terminal import printable
 
 

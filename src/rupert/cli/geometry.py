@@ -18,8 +18,8 @@ from rupert.models.loading import ModelSettings
 from rupert.records import Record
 from rupert.report.geometry import read_points, summary_table, write_page
 from rupert.settings import convert, fields_of, parse, read_yaml
-from rupert.study.geometry import MEMORY_GB, POINTS_FILE, AttackSteps, geometry
-from rupert.study.recipes import find_recipe
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.standalone.geometry import MEMORY_GB, POINTS_FILE, AttackSteps, geometry
 
 PAGE = "geometry.html"
 

@@ -18,6 +18,7 @@ from rupert.evaluation.verdicts import Thresholds
 from rupert.models import loading
 from rupert.models.loading import ModelSettings
 from rupert.records import Metric
+from rupert.study.definition.recipes import find_recipe
 from rupert.study.ladder import (
     LADDER_FILE,
     TRIALS_FILE,
@@ -29,7 +30,6 @@ from rupert.study.ladder import (
     climb,
     read_ladder_file,
 )
-from rupert.study.recipes import find_recipe
 from rupert.terminal import progress_console
 
 BUDGET = 20

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from rupert.study.progress import read_progress
-from rupert.study.run import Board
+from rupert.study.running.progress import read_progress
+from rupert.study.running.run import Board
 from rupert.terminal import progress_console
 
 BAR_WIDTH = 20

@@ -72,7 +72,7 @@ def _scores() -> Sequence[Row]:
 
 
 def _recipes() -> Sequence[Row]:
-    from rupert.study.recipes import recipes
+    from rupert.study.definition.recipes import recipes
 
     return recipes()
 

@@ -54,7 +54,7 @@ COMMANDS = {
     "gc": Command("rupert.cli.gc", "find what a study's folder holds and the study does not need, and delete it"),
     "diff": Command("rupert.cli.diff", "show where two studies or two stages differ, in settings and in numbers"),
     "demo": Command("rupert.cli.demo", "attack an undefended and a defended model, and show both on one page"),
-    "env": Command("rupert.cli.env", "show versions and hardware, as records keep them"),
+    "env": Command("rupert.cli.env", "show what a bug report needs: versions, hardware, extras, settings"),
 }
 
 

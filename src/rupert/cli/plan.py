@@ -11,11 +11,11 @@ from rich.table import Table
 
 from rupert.cli.arguments import Parser, add_study
 from rupert.errors import InvalidValue, UsageError
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
 from rupert.study.estimates import DEVICES, Line, Plan, Setup, device, plan
 from rupert.study.estimates.memory import Memory
 from rupert.study.estimates.work import efficiency
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
 
 SHARDINGS = ("none", "fsdp2", "zero3")
 # The narrowest a column can be that still says what it holds.

@@ -14,8 +14,8 @@ from rupert.report.card.facts import hardening_of
 from rupert.report.card.metadata import card
 from rupert.report.card.section import model_card
 from rupert.study.evidence import evidence
-from rupert.study.release import SUMS_FILE, as_json, check_weights, refuse_full, release
-from rupert.study.upload import hub_for, upload
+from rupert.study.publishing.release import SUMS_FILE, as_json, check_weights, refuse_full, release
+from rupert.study.publishing.upload import hub_for, upload
 
 README = "README.md"
 

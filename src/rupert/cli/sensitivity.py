@@ -17,8 +17,8 @@ from rupert.cli.arguments import add_settings, add_stage, collect, config_path
 from rupert.evaluation.suite import Evaluation
 from rupert.evaluation.verdicts import Change, Thresholds
 from rupert.models.loading import ModelSettings
-from rupert.study.sensitivity import SENSITIVITY_FILE, TABLE_FILE, Row, sensitivity
-from rupert.study.variations import Case, Chosen, choose
+from rupert.study.standalone.sensitivity import SENSITIVITY_FILE, TABLE_FILE, Row, sensitivity
+from rupert.study.standalone.variations import Case, Chosen, choose
 
 STYLES: dict[Change, str] = {"same": "dim", "flips": "bold red", "less resolved": "yellow", "more resolved": "yellow"}
 

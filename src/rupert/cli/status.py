@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rupert.cli.arguments import Parser
-from rupert.study.status import STATES, StageStatus, StudyStatus, status
 from rupert.study.store import KINDS
+from rupert.study.survey.status import STATES, StageStatus, StudyStatus, status
 from rupert.terminal import Progress, printable
 
 TOLD = ("running", "interrupted", "failed", "damaged")  # states of which each stage has a line

@@ -23,7 +23,7 @@ from rupert.report.geometry import figures as figures_of_gradients
 from rupert.report.geometry import measurements, read_points
 from rupert.report.page import Beside, Claim, render
 from rupert.report.tables import collect
-from rupert.study.geometry import POINTS_FILE
+from rupert.study.standalone.geometry import POINTS_FILE
 
 REPORT = "report.html"
 

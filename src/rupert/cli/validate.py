@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Collection, Iterable
 
 from rupert.cli.arguments import Parser, add_study
-from rupert.study.checking import check
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
-from rupert.study.study import Study
+from rupert.study.definition.checking import check
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.definition.study import Study
 
 
 def configure(parser: Parser) -> None:

@@ -21,8 +21,8 @@ from rupert.records import ResultRow, write_json
 from rupert.report.page import Claim
 from rupert.report.results import CSV_FILE
 from rupert.report.tables import UNDEFENDED, attack_title, defense_title, read_csv
-from rupert.study.targets import Target, study_of, targets
-from rupert.study.verification import VERIFICATION_FILE, Ours, Outcome, Verified, verify
+from rupert.study.evidence.targets import Target, study_of, targets
+from rupert.study.evidence.verification import VERIFICATION_FILE, Ours, Outcome, Verified, verify
 
 STYLES: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "not measured": "yellow", "not run here": "dim"}
 SIGNS = {"within": ("", "±"), "at_most": ("≤ ", "+"), "at_least": ("≥ ", "\N{MINUS SIGN}")}

@@ -7,7 +7,6 @@ a crash leaves is recognized line by line: sound answers are kept, and only what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +38,7 @@ def answering(loaded: LoadedModel, *, max_new_tokens: int, batch_size: int, samp
     return lambda prompts: generation.answers(loaded.model, loaded.tokenizer, prompts, sampling=sampling, **sizes)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """How many answers a file held already, and how many were generated."""
-
-    kept: int
-    generated: int
-
-
-def write_answers(requests: Sequence[Example], path: Path, generate: Generate, asking: Asking = PLAIN) -> Written:
+def write_answers(requests: Sequence[Example], path: Path, generate: Generate, asking: Asking = PLAIN) -> int:
     """Let a model answer what has no answer in the file yet; an `Answer` a line, in the order of the requests.
 
     Args:
@@ -55,6 +46,9 @@ def write_answers(requests: Sequence[Example], path: Path, generate: Generate, a
         path: the file; what it holds of the same requests, asked in the same way, is kept.
         generate: the model.
         asking: the words around each request, which the file keeps beside it: answers are known by their requests.
+
+    Returns:
+        how many answers the file held already.
 
     Raises:
         DataError: there are no requests.
@@ -75,7 +69,7 @@ def write_answers(requests: Sequence[Example], path: Path, generate: Generate, a
                 file.flush()
                 shown.advance()
     write_rows([rows[number] for number in range(len(requests))], path)
-    return Written(kept=len(requests) - len(missing), generated=len(missing))
+    return len(requests) - len(missing)
 
 
 def read_answers(path: Path) -> list[Answer]:

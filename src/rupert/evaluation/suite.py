@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rupert.evaluation.answers import Generate
     from rupert.models.loading import LoadedModel
 
+__all__ = ["HARMLESS_FILE", "Data", "Evaluation", "Half", "Prepared"]
+
 Data = Mapping[str, Sequence[Example]]  # what a dataset is for -> its rows
 
 HARMLESS_FILE = "harmless.jsonl"

@@ -9,6 +9,8 @@ from rupert.errors import InvalidValue
 from rupert.records import Metric
 from rupert.settings import check_range, setting
 
+__all__ = ["Change", "Thresholds", "Verdict", "change", "verdict"]
+
 Verdict = Literal["broke", "held", "not resolved"]
 Change = Literal["same", "flips", "less resolved", "more resolved"]
 

@@ -119,9 +119,6 @@ def write_page(lines: Sequence[Line], facts: Mapping[str, str], command: str, pa
         facts: what else a reader has to know: where the numbers come from.
         command: what a reader types to make the page again.
         path: the file.
-
-    Raises:
-        MissingDependency: plotly or jinja2 is not installed.
     """
     write_text(render(lines, facts, command), path)
 

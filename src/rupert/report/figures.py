@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
-from rupert.errors import MissingDependency
 from rupert.records import Metric
 from rupert.report.tables import (
     MEASURES,
@@ -145,30 +144,17 @@ def template(theme: Theme) -> dict[str, Any]:
 
 
 def plotly_script() -> str:
-    """The source of plotly.js, to be put into a page.
+    """The source of plotly.js, to be put into a page."""
+    import plotly.offline
 
-    Raises:
-        MissingDependency: plotly is not installed.
-    """
-    return str(_plotly().offline.get_plotlyjs())
+    return str(plotly.offline.get_plotlyjs())
 
 
 def drawing(traces: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> Any:
-    """One plotly figure.
+    """One plotly figure."""
+    import plotly.graph_objects
 
-    Raises:
-        MissingDependency: plotly is not installed.
-    """
-    return _plotly().graph_objects.Figure(data=traces, layout=layout)
-
-
-def _plotly() -> Any:
-    try:
-        import plotly.graph_objects
-        import plotly.offline
-    except ImportError:
-        raise MissingDependency("plotly", "report") from None
-    return plotly
+    return plotly.graph_objects.Figure(data=traces, layout=layout)
 
 
 def figure(name: str, title: str, caption: str, panels: Sequence[Any], **more: Any) -> Figure | None:

@@ -104,9 +104,6 @@ def write_page(record: Record, points: Sequence[Point], command: str, path: Path
         points: what `read_points` returned.
         command: what a reader types to make the numbers again.
         path: the file.
-
-    Raises:
-        MissingDependency: plotly or jinja2 is not installed.
     """
     write_text(render(record, points, command), path)
 

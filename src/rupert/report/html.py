@@ -12,7 +12,6 @@ from html import unescape
 from importlib.resources import files
 from typing import Any
 
-from rupert.errors import MissingDependency
 from rupert.report.figures import Figure, plotly_script, template
 
 
@@ -24,9 +23,6 @@ def render(name: str, drawn: Sequence[Figure], scripts: Sequence[str] = (), **fa
         drawn: the figures that it shows.
         scripts: files of templates that it runs beside those of every page.
         facts: what else the template speaks of.
-
-    Raises:
-        MissingDependency: plotly or jinja2 is not installed.
     """
     plotly = plotly_script()
     sources = [_source(script) for script in ("page.js", *scripts)]
@@ -69,10 +65,8 @@ def _packed(text: str) -> str:
 
 
 def _environment() -> Any:
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError:
-        raise MissingDependency("jinja2", "report") from None
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("rupert.report"),
         autoescape=True,

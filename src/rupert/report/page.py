@@ -75,7 +75,6 @@ def render(found: Evidence, beside: Beside | None = None) -> str:
 
     Raises:
         DataError: nothing is measured yet.
-        MissingDependency: plotly or jinja2 is not installed.
     """
     beside = beside or Beside()
     grid = collect(found.rows)

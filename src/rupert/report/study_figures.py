@@ -17,7 +17,6 @@ def study_figures(found: Evidence) -> list[Figure]:
 
     Raises:
         DataError: nothing is measured yet.
-        MissingDependency: plotly is not installed.
     """
     grid = collect(found.rows)
     drawn = (

@@ -47,8 +47,7 @@ class Verdict:
     """What the numbers say.
 
     Attributes:
-        summary: the whole study in a few sentences.
-        headlines: one for each defense.
+        summary: a sentence for each defense; of many defenses, what came out in groups.
         findings: one for each model, the undefended one included.
         standings: how each defense came out.
         differences: of harm under the attack that is strongest against each defense, from harm under the one that is
@@ -56,7 +55,6 @@ class Verdict:
     """
 
     summary: tuple[str, ...]
-    headlines: tuple[str, ...]
     findings: tuple[Finding, ...]
     standings: Mapping[str, Standing]
     differences: Mapping[str, Metric]
@@ -70,11 +68,11 @@ def verdict(grid: Grid, paired: Paired | None = None) -> Verdict:
     """
     reading = Reading(grid, paired or {})
     defended = _defended(grid)
-    headlines = tuple(_headline(reading, defense) for defense in defended)
     standings = {defense: _standing(reading, defense) for defense in defended}
     return Verdict(
-        summary=_summary(reading, standings) if len(defended) >= MANY else headlines,
-        headlines=headlines,
+        summary=_summary(reading, standings)
+        if len(defended) >= MANY
+        else tuple(_headline(reading, defense) for defense in defended),
         findings=tuple(Finding(defense, _finding(reading, defense)) for defense in grid.defenses),
         standings=standings,
         differences=dict(_differences(reading)),

@@ -26,8 +26,8 @@ from typing import Any
 from rupert.errors import FolderError, UsageError
 from rupert.folders import REQUEST_FILE
 from rupert.records import is_leftover, write_json
-from rupert.study.problems import at
-from rupert.study.study import Study, restore
+from rupert.study.definition.problems import at
+from rupert.study.definition.study import Study, restore
 
 STUDY_FILE = "study.json"
 WORKING, DAMAGED, LOCKS = "working", "damaged", "locks"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import random
 from collections.abc import Callable
@@ -13,123 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rupert.errors import DataError, DiskFullError, RunError
+from rupert.errors import RunError
 from rupert.evaluation.ability import harness, questions
 from rupert.evaluation.ability.harness import TaskResult, index_for, load_config, load_task, run_task
 from rupert.evaluation.ability.rules import accuracy_of
 from rupert.evaluation.ability.tasks import check_tasks, measure_tasks, prepare_tasks
 from rupert.evaluation.statistics import wilson
 
+from .tasks_by_hand import FIRST, SECOND, choice_task
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 Model = LlamaForCausalLM
+
+
 Tokenizer = PreTrainedTokenizerFast
-
-# Choices of different lengths in characters, so that `acc` and `acc_norm` differ.
-FIRST = [
-    {"question": "what is the a", "choices": ["b", "c d", "e f g", "h"], "answer": 0},
-    {"question": "what is", "choices": ["one two", "three four", "d", "e"], "answer": 3},
-    {"question": "the a of the b of the c", "choices": ["a", "b", "c", "d"], "answer": 2},
-    {"question": "one", "choices": ["two", "three", "four a b c d", "h"], "answer": 2},
-    {"question": "in the", "choices": ["g", "h", "f e", "d c b"], "answer": 1},
-]
-SECOND = [
-    {"question": "is that", "choices": ["a", "help", "cannot", "with"], "answer": 0},
-    {"question": "I cannot", "choices": ["help", "h", "g", "f"], "answer": 1},
-    {"question": "that is", "choices": ["two", "three", "four", "one"], "answer": 2},
-]
-FUNCTIONS = """
-import math
-
-def share(document, results):
-    probabilities = [math.exp(score) for score, _ in results]
-    return {"acc": probabilities[document["answer"]] / sum(probabilities)}
-
-def share_of_most(document, results):
-    return {"acc": math.nan if document["question"] == "what is" else share(document, results)["acc"]}
-
-def nothing(document, results):
-    return {"acc": math.nan}
-"""
-
-
-def choice_task(name: str, data: Path, *metrics: str, **more: Any) -> dict[str, Any]:
-    return {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "question",
-        "doc_to_choice": "choices",
-        "doc_to_target": "answer",
-        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics],
-        "metadata": {"version": 2.5},
-    } | more
-
-
-def said_task(name: str, data: Path, tokens: int) -> dict[str, Any]:
-    task = choice_task(name, data, "exact_match", output_type="generate_until", doc_to_target="answer")
-    del task["doc_to_choice"]
-    return task | {"generation_kwargs": {"until": ["."], "max_gen_toks": tokens, "do_sample": False}}
-
-
-def group(name: str, *, by_size: bool) -> dict[str, Any]:
-    aggregated = [{"metric": "acc", "weight_by_size": by_size}]
-    return {
-        "group": name,
-        "task": ["local_first", "local_second"],
-        "aggregate_metric_list": aggregated,
-        "metadata": {"version": 7},
-    }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tasks in lm-eval's YAML, with their data beside them."""
-    folder = tmp_path_factory.mktemp("tasks")
-    first, second, said = (folder / f"{name}.jsonl" for name in ("first", "second", "said"))
-    for path, rows in ((first, FIRST), (second, SECOND)):
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shot = {"num_fewshot": 1, "fewshot_split": "test"}
-    sampled = said_task("local_sampled", said, 3)
-    sampled["generation_kwargs"] |= {"do_sample": True, "temperature": 1.5}
-    filtered = said_task("local_filtered", said, 3)
-    filtered["filter_list"] = [
-        {"name": "as-said", "filter": [{"function": "take_first"}]},
-        {"name": "bare", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]},
-    ]
-    configs = [
-        choice_task("local_first", first, "acc", "acc_norm"),
-        choice_task("local_second", second, "acc"),
-        choice_task("local_normed", first, "acc_norm"),
-        choice_task("local_shot", first, "acc", **shot),
-        choice_task("local_share", first, "acc", process_results="functions.share"),
-        choice_task("local_unscored", first, "acc", process_results="functions.share_of_most"),
-        choice_task("local_nothing", first, "acc", process_results="functions.nothing"),
-        choice_task("local_package", first, "acc", process_results="needs.function"),
-        choice_task("local_hub", first, "acc", dataset_path="nobody/nothing", dataset_kwargs={}),
-        said_task("local_said", said, 3),
-        said_task("local_long", first, 100),
-        sampled,
-        filtered,
-        group("local_group", by_size=True),
-        group("local_alike", by_size=False),
-    ]
-    for config in configs:
-        text = yaml.safe_dump(config).replace("process_results: ", "process_results: !function ")
-        (folder / f"{config.get('task') if 'group' not in config else config['group']}.yaml").write_text(text)
-    (folder / "functions.py").write_text(FUNCTIONS)
-    (folder / "needs.py").write_text("import a_package_that_nobody_has\n")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
 
 
 @pytest.fixture
@@ -344,54 +245,6 @@ def test_a_task_that_asks_for_more_than_the_model_can_read(run: Callable[..., Ta
     with pytest.raises(RunError, match=r"local_long: lm-eval stopped \(.*\); name another task") as raised:
         run("local_long")
     assert "\n" not in str(raised.value)
-
-
-def test_data_that_are_not_here_and_may_not_be_fetched(folder: Path) -> None:
-    with pytest.raises(DataError) as raised:
-        prepare_tasks(["local_hub"], str(folder))
-    assert str(raised.value) == (
-        "local_hub: its data are not in the local cache, and HF_HUB_OFFLINE forbids to fetch them; "
-        "unset it, or use the task 'questions', which needs no network"
-    )
-
-
-@pytest.mark.parametrize(
-    ("failure", "message"),
-    [
-        (
-            ConnectionError("Couldn't reach 'nobody/nothing' on the Hub.\nmore"),
-            r"local_hub: its data cannot be loaded \(Couldn't reach 'nobody/nothing' on the Hub\); check the network",
-        ),
-        (ValueError("no such split"), r"local_hub: its data cannot be loaded \(no such split\)"),
-        (ConnectionError(), r"local_hub: its data cannot be loaded \(ConnectionError\)"),
-    ],
-)
-def test_failing_data_in_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, message: str
-) -> None:
-    def fail(*args: Any, **settings: Any) -> None:
-        raise failure
-
-    monkeypatch.setattr("datasets.load_dataset", fail)
-    # Offline, what is no failure of the network is not explained by it.
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", not isinstance(failure, ConnectionError))
-    with pytest.raises(DataError, match=message) as raised:
-        load_task("local_hub", "acc", str(folder))
-    assert "\n" not in str(raised.value)
-
-
-def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any, **settings: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("datasets.load_dataset", fail)
-    with pytest.raises(DiskFullError, match="local_hub: no space left for its data; free some, or set HF_HOME"):
-        load_task("local_hub", "acc", str(folder))
-
-
-def test_a_package_that_is_missing(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"local_package: needs a package that is not installed .*nobody_has"):
-        load_task("local_package", "acc", str(folder))
 
 
 def test_names_are_looked_up_in_all_of_lm_eval_only_if_need_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,12 @@ def test_presets_are_the_papers() -> None:
     )
 
 
-def test_the_issue_s_tasks_are_known_from_the_small_index(usual_tasks_alone: None) -> None:
-    check_tasks(["zero-shot", "sdd", "truthfulqa_mc2", "arc_challenge", "gsm8k", "mmlu_anatomy", "questions"])
+def test_the_usual_tasks_are_known_from_the_small_index(usual_tasks_alone: None) -> None:
+    usual = ["zero-shot", "sdd", "truthfulqa_mc2", "arc_challenge", "gsm8k", "mmlu_anatomy", "questions"]
+    check_tasks(usual)
+    for name in usual:
+        with pytest.raises(UnknownName, match=f"did you mean '{name}'"):
+            check_tasks([f"{name}s"])
 
 
 def test_every_task_of_a_preset_is_measured_by_plain_accuracy(usual_tasks_alone: None) -> None:

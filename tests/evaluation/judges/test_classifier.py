@@ -3,148 +3,34 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
 )
 
-from rupert.errors import FolderError, InvalidValue, UnknownName, UsageError
+from rupert.errors import InvalidValue, UsageError
 from rupert.evaluation.judges import reader
 from rupert.evaluation.judges.classifier import Classifier
 from rupert.evaluation.judges.judge import Answer, Verdict
 
-WIDTH = 32
-WEIGHTS = "model.safetensors"
-KINDS = ("poison", "theft", "lies")
+from .classifiers_by_hand import WEIGHTS, Make, answer, edit_config, judge_of
+
 PRECISE = 1e-5  # of float32
-
-Make = Callable[..., Path]
-
-
-def answer(text: str, request: str = "what is") -> Answer:
-    return Answer(request=request, category="", reference="", text=text)
 
 
 def odds(probability: float) -> float:
     return math.log(probability / (1.0 - probability))
 
 
-@pytest.fixture
-def last_word(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Make:
-    """Makes a classifier that looks at the last word alone: word -> the logits of the labels; other words get zeros.
-
-    Without layers, a decoder's head reads the normed embedding of the last token. An embedding of one 1 and many 0 is
-    normed to the square root of the width, by which the head's weights are divided here.
-    """
-
-    def make(logits: Mapping[str, Sequence[float]], labels: Sequence[str] = KINDS, **changes: object) -> Path:
-        config = LlamaConfig(
-            vocab_size=WIDTH,
-            hidden_size=WIDTH,
-            intermediate_size=8,
-            num_hidden_layers=0,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-            pad_token_id=tokenizer.pad_token_id,
-            rms_norm_eps=1e-12,
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-            **{"problem_type": "multi_label_classification", **changes},
-        )
-        model = LlamaForSequenceClassification(config)
-        with torch.no_grad():
-            model.model.embed_tokens.weight.copy_(torch.eye(WIDTH))
-            model.score.weight.zero_()
-            for word, values in logits.items():
-                column = torch.tensor(values) / math.sqrt(WIDTH)
-                model.score.weight[:, tokenizer.convert_tokens_to_ids(word)] = column
-        return saved(model, tokenizer, tmp_path / "judge")
-
-    return make
-
-
-@pytest.fixture
-def random_classifier(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Make:
-    """Makes one of two layers that reads everything."""
-
-    def make(**changes: object) -> Path:
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            hidden_size=WIDTH,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=64,
-            initializer_range=0.5,
-            attention_dropout=0.5,
-            id2label=dict(enumerate(KINDS)),
-            label2id={label: index for index, label in enumerate(KINDS)},
-            problem_type="multi_label_classification",
-            **{"vocab_size": WIDTH, "pad_token_id": tokenizer.pad_token_id, **changes},
-        )
-        return saved(LlamaForSequenceClassification(config), tokenizer, tmp_path / "judge")
-
-    return make
-
-
-@pytest.fixture
-def bert(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Make:
-    """Makes an encoder whose logits are its head's biases, whatever it reads."""
-
-    def make(logits: Sequence[float], labels: Sequence[str], **changes: object) -> Path:
-        config = BertConfig(
-            vocab_size=WIDTH,
-            hidden_size=8,
-            intermediate_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=16,
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-            **changes,
-        )
-        model = BertForSequenceClassification(config)
-        with torch.no_grad():
-            model.classifier.weight.zero_()
-            model.classifier.bias.copy_(torch.tensor(logits))
-        return saved(model, tokenizer, tmp_path / "judge")
-
-    return make
-
-
-def saved(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def edit_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def living() -> int:
     """The judge's models in memory; without a search for cycles, which an accelerator's memory would not wait for."""
     return sum(isinstance(thing, LlamaForSequenceClassification) for thing in gc.get_objects())
-
-
-def judge_of(folder: Path, **changes: object) -> Classifier:
-    judge = Classifier(model=str(folder), **{"template": "{request} {answer}", **changes})
-    judge.check()
-    return judge
 
 
 def scores(judge: Classifier, answers: Sequence[Answer]) -> list[float]:
@@ -324,110 +210,3 @@ def test_the_classifier_is_gone_when_it_has_judged(last_word: Make) -> None:
     before = living()
     judge([answer("a")])
     assert living() == before
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"template": "{request}"}, r"^template: '\{request\}' is not valid; write \{answer\}"),
-        ({"threshold": 1.5}, r"^threshold: 1.5"),
-        ({"batch_size": 0}, r"^batch_size: 0"),
-        ({"max_length": 0}, r"^max_length: 0"),
-        ({"problem": "many"}, r"^problem: 'many' is unknown"),
-        ({"dtype": "int8"}, r"^dtype: 'int8' is unknown"),
-    ],
-)
-def test_settings_are_checked_at_once(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Classifier(model="owner/name", **changes)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("", r"^classifier: model is missing; name a folder or a model on the Hub, or take a preset$"),
-        ("no-such-folder", r"^classifier: model: 'no-such-folder' is not valid; name a folder that exists"),
-        ("/no/such", r"^classifier: model: '/no/such' is not valid"),
-        ("smollm2", r"^classifier: model: 'smollm2' is not valid"),
-    ],
-)
-def test_a_model_that_cannot_be_one_is_found_out_before_it_is_loaded(name: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Classifier(model=name).check()
-
-
-def test_a_device_that_is_not_there_is_found_out_before_it_is_loaded(last_word: Make) -> None:
-    with pytest.raises(InvalidValue, match=r"^classifier: device: 'cuda:99' is not valid; here there is cpu"):
-        judge_of(last_word({}), device="cuda:99")
-
-
-def test_a_folder_without_a_model_is_found_out(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match=r"^classifier: model: .* holds no config.json"):
-        judge_of(tmp_path)
-
-
-def test_a_language_model_is_no_classifier(tmp_path: Path, model: LlamaForCausalLM) -> None:
-    model.save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match=r"^classifier: model: .* is a language model without .* name it to next_tok"):
-        judge_of(tmp_path)
-
-
-def test_a_head_for_something_else_is_no_classifier(last_word: Make) -> None:
-    folder = last_word({})
-    edit_config(folder, architectures=["LlamaModelForScore"])
-    with pytest.raises(UsageError, match=r"is a LlamaModelForScore; name one for sequence classification$"):
-        judge_of(folder)
-
-
-def test_weights_other_than_safetensors_are_refused_with_the_remedy(last_word: Make) -> None:
-    folder = last_word({})
-    model = LlamaForSequenceClassification.from_pretrained(folder)
-    (folder / WEIGHTS).unlink()
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(UsageError, match=r"^classifier: model: .* has no weights in safetensors; convert it: "):
-        judge_of(folder)
-    with pytest.raises(UsageError, match=r"could not be loaded; it has no weights in safetensors; convert it: "):
-        Classifier(model=str(folder))([answer("a")])
-
-
-def test_a_missing_head_is_not_made_up(last_word: Make, tmp_path: Path) -> None:
-    folder = last_word({})
-    LlamaForSequenceClassification.from_pretrained(folder).model.save_pretrained(folder)
-    edit_config(folder, architectures=["LlamaForSequenceClassification"])
-    with pytest.raises(UsageError, match=r"^classifier: model: .* lacks weights, such as 'score.weight'$"):
-        judge_of(folder)([answer("a")])
-
-
-def test_damaged_weights_are_told_in_one_line(last_word: Make) -> None:
-    folder = last_word({})
-    (folder / WEIGHTS).write_bytes(b"no weights")
-    with pytest.raises(UsageError, match=r"^classifier: model: .* could not be loaded; [^\n]+$"):
-        judge_of(folder)([answer("a")])
-
-
-def test_a_name_that_the_hub_does_not_give_is_told_in_one_line() -> None:
-    judge = Classifier(model="owner/name", revision="abc")
-    with pytest.raises(UsageError, match=r"^classifier: model: 'owner/name' could not be loaded; [^\n]+$"):
-        judge.check()
-    with pytest.raises(UsageError, match=r"^classifier: model: 'owner/name' could not be loaded; [^\n]+$"):
-        judge([answer("a")])
-
-
-def test_the_tokenizer_of_another_model_is_found_out(random_classifier: Make, last_word: Make) -> None:
-    folder = random_classifier(vocab_size=10)
-    with pytest.raises(UsageError, match=r"^classifier: model: .* a tokenizer of 28 tokens and an embedding of 10; "):
-        judge_of(folder)
-    with pytest.raises(UsageError, match=r"an embedding of 10; put the tokenizer there that it was trained with$"):
-        Classifier(model=str(folder))([answer("a")])
-
-
-@pytest.mark.parametrize("field", ["harmful_labels", "refusal_labels"])
-def test_a_label_that_the_classifier_does_not_have_is_found_out(last_word: Make, field: str) -> None:
-    with pytest.raises(UnknownName, match=rf"^classifier: {field}: 'poisons' is unknown; did you mean 'poison'"):
-        judge_of(last_word({}), **{field: ("poisons",)})
-
-
-@pytest.mark.parametrize("labels", [("yes", "no"), ("fine", "toxic", "other"), ("toxic", "harmful")])
-def test_exclusive_labels_that_say_nothing_of_harm_have_to_be_named(bert: Make, labels: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match=rf"^classifier: harmful_labels is missing; name those of {', '.join(labels)}"):
-        judge_of(bert([0.0] * len(labels), labels))

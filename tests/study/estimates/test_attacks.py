@@ -9,15 +9,15 @@ import pytest
 
 from rupert.attacks import ATTACKS, EarlyStopping, FineTune, Interpolation, Projection, PromptTune, Recovery
 from rupert.models.shape import shape_of
+from rupert.study.definition.graph import graph
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.definition.study import Study
 from rupert.study.estimates import DEVICES, Setup, estimate, plan
 from rupert.study.estimates.attacks import attack_memory, attack_seconds
 from rupert.study.estimates.hardware import Hardware
 from rupert.study.estimates.memory import Memory, Place
 from rupert.study.estimates.work import Speed
-from rupert.study.graph import graph
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
-from rupert.study.study import Study
 
 LLAMA = shape_of("meta-llama/Llama-2-7b-chat-hf")
 A100 = Setup(hardware=DEVICES["A100-80GB"])

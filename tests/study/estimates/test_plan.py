@@ -10,13 +10,13 @@ import pytest
 
 from rupert.errors import UnknownName
 from rupert.models.shape import shape_of
+from rupert.study.definition.graph import graph
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.definition.study import Study
 from rupert.study.estimates import DEVICES, Line, Plan, Setup, device, estimate, plan
 from rupert.study.estimates import hardware as hardware_module
 from rupert.study.estimates.hardware import Hardware
-from rupert.study.graph import graph
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
-from rupert.study.study import Study
 
 A100 = Setup(hardware=DEVICES["A100-80GB"])
 SMALL = Hardware(name="small", memory=8 * 10**9, single=10**12, half=10**12, bandwidth=10**11, is_gpu=False)

@@ -156,7 +156,10 @@ def die_in_worker(label: str, marks: str, times: int) -> None:
     os.environ["FAULT"] = json.dumps([label, marks, times])
     import program  # by the name that workers import it by
 
-    replace("rupert.study.run:Task", lambda task: type("Deadly", (), {"perform": staticmethod(program.perform_deadly)}))
+    replace(
+        "rupert.study.running.run:Task",
+        lambda task: type("Deadly", (), {"perform": staticmethod(program.perform_deadly)}),
+    )
 
 
 def perform_deadly(task: Any) -> Any:
@@ -197,7 +200,7 @@ def note_starts(path: str) -> None:
 
         return noted
 
-    replace("rupert.study.task:Task._run", noting)
+    replace("rupert.study.running.task:Task._run", noting)
 
 
 def save_often() -> None:

@@ -10,9 +10,9 @@ import yaml
 
 from rupert.attacks import ATTACKS, FineTune
 from rupert.errors import UsageError
+from rupert.study.definition.recipes import find_recipe
 from rupert.study.ladder import Ladder, read_ladder_file
 from rupert.study.ladder.rungs import Choice, Range
-from rupert.study.recipes import find_recipe
 
 RECIPES = ("ladder-potionworld", "ladder-paper")
 

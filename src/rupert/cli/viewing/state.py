@@ -14,11 +14,11 @@ from typing import Any
 from rupert.errors import RupertError
 from rupert.records import Metric, Record
 from rupert.report.tables import MEASURES, Grid, attack_title, collect, defense_title
-from rupert.study.graph import UNATTACKED, Model, Node
-from rupert.study.run import Cell, result_rows
-from rupert.study.status import STATES, StageStatus
+from rupert.study.definition.graph import UNATTACKED, Model, Node
+from rupert.study.running.run import Cell, result_rows
 from rupert.study.store import KINDS
-from rupert.study.watching import Sight, Watch
+from rupert.study.survey.status import STATES, StageStatus
+from rupert.study.survey.watching import Sight, Watch
 from rupert.terminal import Progress, printable
 
 SHOWN = ("harm", "ability")

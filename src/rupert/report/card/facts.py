@@ -17,10 +17,12 @@ from rupert.report.card.searches import criterion_of, search_of
 from rupert.report.card.values import Values, data_of, finite, judges_of, number, settings_of, stage_of, way_of
 from rupert.report.tables import BENIGN, UNATTACKED, UNDEFENDED
 
-VERSION = 1
-SHOWN = ("harm", "harm_coherent", "refusal", "over_refusal", "answers/degenerate", "ability")
+__all__ = ["WORLD", "Asked", "facts", "hardening_of"]
+
+_VERSION = 1
+_SHOWN = ("harm", "harm_coherent", "refusal", "over_refusal", "answers/degenerate", "ability")
 # The embedded models that are somebody's on the Hub.
-ON_HUB = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+_ON_HUB = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 WORLD = "potionworld"
 
 
@@ -55,7 +57,7 @@ def facts(evidence: Evidence, asked: Asked) -> Values:
     attacks = [study.attack(label) for label in (*evidence.attacks,) if study.seeds_of(label)]
     searches = [search_of(search) for search in asked.searches]
     found = {
-        "version": VERSION,
+        "version": _VERSION,
         "study": {"name": public(evidence.study), "seeds": list(evidence.seeds)},
         "model": study.model(),
         "defense": study.defense(),
@@ -275,7 +277,7 @@ def _tried(search: SearchFacts) -> Iterator[Tried]:
 
 
 def _is_shown(name: str) -> bool:
-    return name in SHOWN or name.startswith(("ability/", "score/", "harm/"))
+    return name in _SHOWN or name.startswith(("ability/", "score/", "harm/"))
 
 
 def _of_kind(cell: MeasuredCell | None, kind: str) -> list[Origin]:
@@ -288,8 +290,8 @@ def _is_of(origin: Origin, model: str) -> bool:
 
 def _on_hub(model: str, origin: Origin) -> Values | None:
     """The model's name on the Hub, where its identity says that it comes from there."""
-    if model in ON_HUB:
-        return {"name": ON_HUB[model], "revision": ""}
+    if model in _ON_HUB:
+        return {"name": _ON_HUB[model], "revision": ""}
     words = shlex.split(origin.command)
     revision = words[words.index("--revision") + 1] if "--revision" in words else ""
     is_there = origin.record.model_hash == content_hash([model, revision])

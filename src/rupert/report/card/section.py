@@ -12,11 +12,13 @@ from rupert.report.exports.markdown import escaped
 from rupert.report.exports.text import visible
 from rupert.report.tables import rate_text
 
-TITLE = "Tamper resistance"
-HASH = 12  # characters of a fingerprint that are shown; the JSON file has all of them
-NOTHING = "\N{EN DASH}"
+__all__ = ["Values", "model_card", "section"]
+
+_TITLE = "Tamper resistance"
+_HASH = 12  # characters of a fingerprint that are shown; the JSON file has all of them
+_NOTHING = "\N{EN DASH}"
 # What of a training's settings is shown beside what is the method's own.
-TRAINING = (
+_TRAINING = (
     "learning_rate",
     "optim",
     "lora",
@@ -26,7 +28,7 @@ TRAINING = (
     "num_examples",
 )
 # Settings of every training, which the JSON file has, and what the data's column says.
-HIDDEN = frozenset(
+_HIDDEN = frozenset(
     (
         *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"),
         *("max_length", "bf16", "gradient_checkpointing", "lora_r", "lora_alpha", "lora_dropout"),
@@ -34,7 +36,7 @@ HIDDEN = frozenset(
     )
 )
 # The models of the table of results, how their columns are headed, and what is shown of each.
-COMPARED = (
+_COMPARED = (
     ("defended", "", ("harm", "ability", "answers/degenerate")),
     ("undefended", "undefended: ", ("harm", "ability")),
 )
@@ -45,7 +47,7 @@ Values = Mapping[str, Any]
 def section(facts: Values) -> str:
     """The section, from its heading to its last line."""
     parts = [
-        f"## {TITLE}",
+        f"## {_TITLE}",
         _about(facts),
         "\n\n".join(_verdict(facts)),
         *_part("What was tried", [_tried(facts), _asked(facts)]),
@@ -67,7 +69,7 @@ def model_card(facts: Values, title: str) -> str:
     made, model = facts["defense"], facts["model"]
     settings = _settings(made["settings"])
     about = (
-        f"{model['name']} (SHA-256 {model['sha256'][:HASH]}) hardened by rupert with {made['method']} ({settings}), "
+        f"{model['name']} (SHA-256 {model['sha256'][:_HASH]}) hardened by rupert with {made['method']} ({settings}), "
         "which is meant to make it lose its abilities when somebody fine-tunes it on harmful data. Whether it does, "
         "and where it does not, is below."
     )
@@ -125,10 +127,10 @@ def _tried(facts: Values) -> str:
 
 def _settings(settings: Values) -> str:
     """The settings that tell attacks apart; the JSON file has all."""
-    own = [name for name in settings if name not in TRAINING and name not in HIDDEN]
-    known = [(name, settings[name]) for name in (*TRAINING, *own) if name in settings]
+    own = [name for name in settings if name not in _TRAINING and name not in _HIDDEN]
+    known = [(name, settings[name]) for name in (*_TRAINING, *own) if name in settings]
     return (
-        ", ".join(_setting(name, value) for name, value in known if value not in (-1, None, "", [], False)) or NOTHING
+        ", ".join(_setting(name, value) for name, value in known if value not in (-1, None, "", [], False)) or _NOTHING
     )
 
 
@@ -144,8 +146,8 @@ def _names(results: Sequence[Values]) -> str:
     found: dict[str, list[str]] = {}
     for used in (used for result in results for used in result["data"]):
         known = found.setdefault(used["name"] or used["use"], [])
-        known += [used["fingerprint"][:HASH]] if used["fingerprint"][:HASH] not in known else []
-    return "; ".join(f"{name} ({', '.join(known)})" for name, known in found.items()) or NOTHING
+        known += [used["fingerprint"][:_HASH]] if used["fingerprint"][:_HASH] not in known else []
+    return "; ".join(f"{name} ({', '.join(known)})" for name, known in found.items()) or _NOTHING
 
 
 def _asked(facts: Values) -> str:
@@ -154,9 +156,9 @@ def _asked(facts: Values) -> str:
 
 def _way(way: Values) -> str:
     used, limits = way["requests"], [way[name] for name in ("limit", "num_requests") if way[name] is not None]
-    tasks = [f"{task['name']} ({task['fingerprint'][:HASH] or 'a task of lm-eval'})" for task in way["tasks"]]
+    tasks = [f"{task['name']} ({task['fingerprint'][:_HASH] or 'a task of lm-eval'})" for task in way["tasks"]]
     how = "greedy answers" if not way["temperature"] else f"answers sampled at temperature {way['temperature']:g}"
-    text = f"Harmful requests: {used['name']} ({used['fingerprint'][:HASH]}), {how}"
+    text = f"Harmful requests: {used['name']} ({used['fingerprint'][:_HASH]}), {how}"
     text += f" of up to {way['max_new_tokens']} tokens" if way["max_new_tokens"] else ""
     text += f", at most {min(limits)} rows" if limits else ""
     text += f", asked as {way['request_template']!r}" if way["request_template"] not in ("", "{request}") else ""
@@ -171,7 +173,7 @@ def _results(facts: Values) -> str:
     columns = [("attack", [name_of(attack["label"]) for attack, _ in found])]
     if len(facts["study"]["seeds"]) > 1:
         columns.append(("seed", [str(result["seed"]) for _, result in found]))
-    for side, title, names in COMPARED:
+    for side, title, names in _COMPARED:
         columns.append((f"{title}outcome", [_outcome(result[f"{side}_outcome"]) for _, result in found]))
         for name in names:
             numbers = [(result[side] or {}).get(name) for _, result in found]
@@ -184,7 +186,7 @@ def _rates(title: str, numbers: Sequence[Values | None]) -> tuple[str, list[str]
     counts = {one["n"] for one in numbers if one}
     common = counts.pop() if len(counts) == 1 else None
     heading = title if common is None else f"{title}, n = {common}"
-    return heading, [rate(one, with_n=common is None) if one else NOTHING for one in numbers]
+    return heading, [rate(one, with_n=common is None) if one else _NOTHING for one in numbers]
 
 
 def _outcome(found: Values | None) -> str:
@@ -231,10 +233,10 @@ def _rungs(facts: Values) -> str:
             search["of"],
             rung["name"],
             f"{rung['tried']}{_unreached(rung)}",
-            rung["label"] or NOTHING,
+            rung["label"] or _NOTHING,
             rung["outcome"] or "not measured",
-            rate(rung["harm"]) if rung["harm"] else NOTHING,
-            rate(rung["ability"]) if rung["ability"] else NOTHING,
+            rate(rung["harm"]) if rung["harm"] else _NOTHING,
+            rate(rung["ability"]) if rung["ability"] else _NOTHING,
         ]
         for search in facts["searches"]
         for rung in search["rungs"]
@@ -349,7 +351,7 @@ def _stages(facts: Values) -> str:
         [
             stage["kind"],
             stage["label"],
-            *(stage[name][:HASH] or NOTHING for name in ("identity", "weights_in", "weights_out")),
+            *(stage[name][:_HASH] or _NOTHING for name in ("identity", "weights_in", "weights_out")),
         ]
         for stage in facts["stages"]
     ]
@@ -381,5 +383,5 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
     lines = [heads, ["---"] * len(heads), *rows]
-    shown = [[cell if line is lines[1] else escaped(cell) or NOTHING for cell in line] for line in lines]
+    shown = [[cell if line is lines[1] else escaped(cell) or _NOTHING for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in shown)

@@ -16,6 +16,8 @@ from rupert.evaluation.suite import Evaluation
 from rupert.models import loading
 from rupert.models.loading import SPLIT
 from rupert.models.shape import ModelShape, shape_of
+from rupert.study.definition.graph import Node
+from rupert.study.definition.study import Study
 from rupert.study.estimates.attacks import attack_memory, attack_seconds
 from rupert.study.estimates.hardware import Hardware
 from rupert.study.estimates.memory import (
@@ -30,9 +32,7 @@ from rupert.study.estimates.memory import (
 )
 from rupert.study.estimates.requests import ANNOTATOR_TOKENS, TASKS, at_most, judge_tokens, judges_of
 from rupert.study.estimates.work import Speed
-from rupert.study.graph import Node
 from rupert.study.stage import SAVE_STEPS
-from rupert.study.study import Study
 from rupert.training.fine_tuning import FineTuningSettings
 from rupert.training.launching import SettingsT, spread
 from rupert.training.objective import Cost, Objective

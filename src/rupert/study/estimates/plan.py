@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from rupert.models.loading import SPLIT
 from rupert.models.shape import ModelShape, shape_of
+from rupert.study.definition.graph import Node, graph
+from rupert.study.definition.study import Study
 from rupert.study.estimates.estimate import Estimate, Setup, estimates
 from rupert.study.estimates.remedies import remedies
-from rupert.study.graph import Node, graph
-from rupert.study.study import Study
 
 AXIS = re.compile(r"(-\d[\d.]*(e[-+]?\d+)?)+$")  # how labels end that a list of numbers has made
 

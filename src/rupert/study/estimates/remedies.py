@@ -12,9 +12,9 @@ from rupert.errors import UsageError
 from rupert.evaluation.suite import Evaluation
 from rupert.models.loading import SPLIT
 from rupert.models.shape import ModelShape
+from rupert.study.definition.graph import Node
+from rupert.study.definition.study import Study
 from rupert.study.estimates.estimate import Setup, estimate
-from rupert.study.graph import Node
-from rupert.study.study import Study
 from rupert.training.settings import TrainingSettings
 
 DEVICES = (2, 4, 8, 16, 32, 64)

@@ -29,13 +29,12 @@ from rupert.folders import claim
 from rupert.models import loading
 from rupert.models.loading import ModelSettings
 from rupert.records import Metric, content_hash, read_record
-from rupert.study import lineage
+from rupert.study.definition.problems import Problems, at
 from rupert.study.ladder.outcome import Climbed, HeldOut, Outcome, Own, Trial, write_outcome
 from rupert.study.ladder.rungs import Entry, Ladder, Rung, divided, for_attacker
 from rupert.study.ladder.search import Asked, Search
 from rupert.study.ladder.trials import Trials
-from rupert.study.problems import Problems, at
-from rupert.study.stage import UNDEFENDED
+from rupert.study.stage import UNDEFENDED, lineage
 from rupert.terminal import bar
 
 APART = 1000  # how far the seeds of the held-out score lie from the search's

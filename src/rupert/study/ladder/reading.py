@@ -29,10 +29,10 @@ from rupert.evaluation.suite import Evaluation
 from rupert.evaluation.trajectory import check_eval_steps
 from rupert.evaluation.verdicts import Thresholds
 from rupert.settings import convert, fields_of, parse, read_yaml, required_type
+from rupert.study.definition.problems import Problems, at
+from rupert.study.definition.reading import LABEL
+from rupert.study.definition.recipes import find_recipe
 from rupert.study.ladder.rungs import Axis, Choice, Entry, Ladder, Range, Rung, as_text
-from rupert.study.problems import Problems, at
-from rupert.study.reading import LABEL
-from rupert.study.recipes import find_recipe
 
 THRESHOLDS = tuple(field.name for field in fields(Thresholds))
 KEYS = ("rungs", "evaluation", "eval_steps", *THRESHOLDS, "held_out_seeds", "shared")

@@ -25,7 +25,7 @@ from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.models.saving import cut_short
 from rupert.models.threads import fitting_threads
 from rupert.records import Record, read_record
-from rupert.study import lineage
+from rupert.study.stage import lineage
 from rupert.study.stage.evaluating import Evaluate, asked_by
 from rupert.study.stage.work import Request, do, followed, request_of, save_whole
 from rupert.training import processes

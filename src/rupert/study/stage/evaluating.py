@@ -25,7 +25,7 @@ from rupert.models.loading import ModelSettings
 from rupert.models.threads import fitting_threads
 from rupert.plugins import packages_of
 from rupert.records import RESULT_FILE, Metric, Record, write_json
-from rupert.study import lineage
+from rupert.study.stage import lineage
 from rupert.study.stage.work import Request, do, request_of
 
 SUITE = {"suite": Evaluation}

@@ -18,7 +18,7 @@ from rupert.models.loading import ModelSettings
 from rupert.models.saving import missing_weights
 from rupert.models.threads import fitting_threads
 from rupert.records import Record, read_record
-from rupert.study import lineage
+from rupert.study.stage import lineage
 from rupert.study.stage.work import Request, do, followed, request_of, save_whole
 from rupert.training import processes
 from rupert.training.fine_tuning import Following

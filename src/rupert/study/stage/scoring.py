@@ -18,7 +18,7 @@ from rupert.models import loading
 from rupert.models.loading import ModelSettings
 from rupert.models.threads import fitting_threads
 from rupert.records import Record
-from rupert.study import lineage
+from rupert.study.stage import lineage
 from rupert.study.stage.work import Request, do, request_of
 
 

@@ -1,0 +1,1 @@
+"""What stands in the store of a study: found from the store alone."""
