@@ -206,7 +206,12 @@ def test_micro_batches_change_nothing(
 def test_no_pass_takes_more_rows_than_it_may(defense: Any, gathered: Gathered, tiny: Tiny) -> None:
     seen = []
     loaded = tiny()
-    loaded.model.model.embed_tokens.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    loaded.model.get_decoder().register_forward_pre_hook(
+        lambda _module, _inputs, given: seen.append(
+            given["rows"].shape[0] if "rows" in given else len(given["input_ids"])
+        ),
+        with_kwargs=True,
+    )
     gradient(
         dataclasses.replace(defense, per_device_train_batch_size=2, gradient_accumulation_steps=4), gathered, loaded
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.func import functional_call
 from transformers import PreTrainedModel
@@ -22,6 +21,8 @@ from rupert.errors import InvalidValue
 from rupert.models.loading import LoadedModel
 from rupert.settings import as_mapping
 from rupert.training.objective import Metrics
+
+from .steps_compared import assert_close, left, with_adapter
 
 Tiny = Callable[..., LoadedModel]
 Rows = Mapping[str, Sequence[Encoded]]
@@ -60,10 +61,6 @@ def take(model: PreTrainedModel, rows: Rows, **settings: Any) -> Metrics:
     return CTRAP(**settings).start(model)(batches.__getitem__)
 
 
-def left(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
 def mean_loss(model: PreTrainedModel, weights: Weights, rows: Sequence[Encoded], only: int | None = None) -> Tensor:
     """The mean over all answer tokens of -log p of the token, or of `only`, given what stands before it."""
     losses: list[Tensor] = []
@@ -94,22 +91,6 @@ def formula(model: PreTrainedModel, rows: Rows, plain: Sequence[Encoded], e: int
     values = {"loss": loss, "alignment_loss": alignment, "collapse_loss": collapse, "harmful_loss": harmful}
     found = dict(zip(theta, torch.autograd.grad(loss, leaves), strict=True))
     return found, {name: value.item() for name, value in values.items()} | {"harmful_norm": norm.item()}
-
-
-def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = 1e-10) -> None:
-    assert found.keys() == expected.keys()
-    error = sum(float((found[name] - part).pow(2).sum()) for name, part in expected.items()) ** 0.5
-    assert error <= tolerance * sum(float(part.pow(2).sum()) for part in expected.values()) ** 0.5
-
-
-def with_adapter(model: PreTrainedModel) -> PreTrainedModel:
-    """An adapter whose second matrix is not zero, which would hide the first."""
-    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
-    generator = torch.Generator().manual_seed(2)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return model
 
 
 def test_defaults_are_those_of_the_published_scripts() -> None:

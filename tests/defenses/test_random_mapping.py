@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -18,6 +17,8 @@ from rupert.errors import UsageError
 from rupert.models.loading import LoadedModel
 from rupert.settings import as_mapping
 from rupert.training.objective import Metrics
+
+from .steps_compared import with_adapter
 
 Tiny = Callable[..., LoadedModel]
 Rows = Mapping[str, Sequence[Encoded]]
@@ -59,14 +60,6 @@ def mapping_by_hand(model: PreTrainedModel, rows: Sequence[Encoded], mapped: str
                     h, v = state[0, place], vectors[word]
                     parts.append(1 - (h @ v).abs() / (h.norm() * v.norm()))
     return torch.stack(parts).mean()
-
-
-def with_adapter(model: PreTrainedModel) -> PreTrainedModel:
-    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
-    generator = torch.Generator().manual_seed(2)
-    for parameter in (p for p in model.parameters() if p.requires_grad):
-        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    return model
 
 
 @pytest.mark.parametrize("adapter", [False, True])

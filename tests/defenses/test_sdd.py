@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,11 @@ def test_a_dataset_that_does_not_exist_is_found_before_anything_is_loaded(
 
 
 def test_what_is_not_used_need_not_exist() -> None:
-    SDD(pairs="potionworld:defender", instructions="gone.jsonl", benign="gone.jsonl").check()
+    unused = SDD(pairs="potionworld:defender", instructions="gone.jsonl", benign="gone.jsonl")
+    unused.check()
+    for used in (replace(unused, pairs=""), replace(unused, benign_share=0.5)):
+        with pytest.raises(DataError, match=r"gone\.jsonl"):
+            used.check()
 
 
 @pytest.fixture

@@ -14,50 +14,24 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rupert.data import sources
-from rupert.data.batches import Encoded, collate, encode
-from rupert.data.examples import write_jsonl
+from rupert.data.batches import Encoded, collate
 from rupert.defenses import TAR
-from rupert.errors import DataError, UsageError
-from rupert.models.loading import LoadedModel
-from rupert.settings import as_mapping
 from rupert.training.objective import Draw, Gathered, Metrics, Step
 from rupert.training.trainer import harden
 
-Tiny = Callable[..., LoadedModel]
+from .tar_by_hand import RATE, SETTINGS, SPECS, Rows, Tiny, entropy, places, preference
+
 ByHand = Callable[..., Tensor]
-Rows = Mapping[str, Sequence[Encoded]]
+
+
 State = Mapping[str, Tensor]
 
-SPECS = {"harmful": "potionworld:defender", "alignment": "potionworld:refusals", "benign": "potionworld:benign"}
-# Streams of a step of 4 rows and at most 3 inner steps, each with other rows.
-STREAMS = {"harmful": 12, "attack_benign": 12, "held_out": 4, "benign": 4, "alignment": 4}
-SOURCES = {"held_out": "harmful", "attack_benign": "benign"}
-RATE = 0.02
-SETTINGS: Mapping[str, Any] = {
-    "attack_learning_rates": (RATE,),
-    "inner_steps": 2,
-    "resist_every": 1,
-    "switch_share": 0.0,
-    "schedule_lambda": 0.3,
-    "tamper_weight": 1.7,
-    "retain_weight": 0.6,
-    "preference_beta": 0.4,
-    "per_device_train_batch_size": 4,
-}
+
 # Adversaries that switch do so after step 1 of 2: Beta(3e6, 1e6) * 2 is 1.5.
 SWITCHING = {"switch_share": 1.0, "switch_alpha": 3e6, "switch_beta": 1e6}
 
+
 pytestmark = pytest.mark.usefixtures("float64_norm")
-
-
-@pytest.fixture(scope="module")
-def rows(tiny: Tiny) -> Rows:
-    tokenizer, found = tiny().tokenizer, {}
-    for number, (name, count) in enumerate(STREAMS.items()):
-        examples = sources.load(SPECS[SOURCES.get(name, name)])[number::23][:count]
-        found[name] = [encode(example, tokenizer, 64) for example in examples]
-    return found
 
 
 def parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -106,14 +80,6 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
     assert (found - expected).norm() <= tolerance * expected.norm()
 
 
-# What follows is written from the paper's formulas alone: one row at a time, all logits, the optimizer in ten lines.
-
-
-def places(row: Encoded) -> list[int]:
-    """Positions whose next token is an answer's."""
-    return [place for place, label in enumerate(row.labels[1:]) if label != -100]
-
-
 def cross_entropy(model: PreTrainedModel, rows: Sequence[Encoded], by_hand: ByHand) -> Tensor:
     return by_hand(model, rows) / sum(len(places(row)) for row in rows)
 
@@ -132,29 +98,6 @@ def adamw(
             mean, square = first[k] / (1 - 0.9 ** (number + 1)), second[k] / (1 - 0.999 ** (number + 1))
             p.data = p.data * (1 - RATE * 0.01) - RATE * mean / (square.sqrt() + 1e-8)
         visit(number)
-
-
-def entropy(model: PreTrainedModel, rows: Rows) -> Tensor:
-    parts = []
-    for row in rows["held_out"]:
-        probabilities = model(torch.tensor([row.input_ids])).logits[0].softmax(dim=-1)
-        parts += [(probabilities[place] * probabilities[place].log()).sum() for place in places(row)]
-    return torch.stack(parts).mean()
-
-
-def preference(original: PreTrainedModel) -> Callable[[PreTrainedModel, Rows], Tensor]:
-    def log_probability(model: PreTrainedModel, row: Encoded) -> Tensor:
-        logs = model(torch.tensor([row.input_ids])).logits[0].log_softmax(dim=-1)
-        return torch.stack([logs[place, row.labels[place + 1]] for place in places(row)]).sum()
-
-    def loss(model: PreTrainedModel, rows: Rows) -> Tensor:
-        parts = []
-        for refusal, answer in zip(rows["alignment"], rows["held_out"], strict=True):
-            gain = [log_probability(model, row) - log_probability(original, row).detach() for row in (refusal, answer)]
-            parts.append(torch.log1p(torch.exp(-SETTINGS["preference_beta"] * (gain[0] - gain[1]))))
-        return torch.stack(parts).mean()
-
-    return loss
 
 
 def retained(model: PreTrainedModel, original: PreTrainedModel, rows: Rows, by_hand: ByHand) -> Tensor:
@@ -266,7 +209,12 @@ def test_micro_batches_change_nothing(tiny: Tiny, rows: Rows, form: str) -> None
 @pytest.mark.parametrize("retain", ["language_model", "representations"])
 def test_as_many_rows_go_through_the_model_as_the_cost_says(tiny: Tiny, rows: Rows, form: Any, retain: Any) -> None:
     model, seen = tiny().model, list[int]()
-    model.model.embed_tokens.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    model.get_decoder().register_forward_pre_hook(
+        lambda _module, _inputs, given: seen.append(
+            given["rows"].shape[0] if "rows" in given else len(given["input_ids"])
+        ),
+        with_kwargs=True,
+    )
     settings = {**SETTINGS, "inner_steps": 3, "resist_every": 2, "tamper_resistance": form, "retain": retain}
     defense = TAR(**{**settings, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2})
     defense.start(model)(drawing(rows, defense))
@@ -372,73 +320,3 @@ def test_a_resumed_training_is_an_uninterrupted_one(tiny: Tiny, tmp_path: Path) 
         harden(broken, tiny(), gathered, tmp_path / "resumed", **options)
     assert harden(defense, resumed, gathered, tmp_path / "resumed", resume=True, **options).history == history
     assert torch.equal(flat(parameters(resumed.model)), flat(parameters(whole.model)))
-
-
-def test_no_attack_sees_what_is_held_out() -> None:
-    gathered = TAR(harmful=SPECS["harmful"], benign=SPECS["benign"]).gather()
-    streams = {name: {example.instruction for example in found} for name, found in gathered.streams.items()}
-    every = {example.instruction for example in sources.load(SPECS["harmful"])}
-    assert streams["harmful"] | streams["held_out"] == every
-    assert not {id(e) for e in gathered.streams["harmful"]} & {id(e) for e in gathered.streams["held_out"]}
-    counts = {name: len(gathered.streams[name]) for name in ("harmful", "held_out")}
-    assert counts == {"harmful": 268, "held_out": 67}
-
-
-def test_too_few_rows_to_hold_any_back_is_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "few.jsonl"
-    write_jsonl(sources.load(SPECS["harmful"])[:20], file)
-    with pytest.raises(DataError, match=r"^held_out: .*few.jsonl: 4 examples, 8 needed; add rows or ask for fewer$"):
-        TAR(harmful=str(file), benign=SPECS["benign"]).gather()
-
-
-def test_streams_and_datasets_are_those_that_are_used() -> None:
-    assert TAR().streams == {"harmful": 512, "held_out": 8, "benign": 8, "attack_benign": 512}
-    assert TAR(switch_share=0.0).streams.keys() == {"harmful", "held_out", "benign"}
-    preferring = TAR(tamper_resistance="preference")
-    assert preferring.streams["alignment"] == 8
-    assert preferring.datasets.keys() - TAR().datasets.keys() == {"alignment"}
-
-
-def test_defaults_are_the_papers() -> None:
-    paper = {
-        "held_out_share": 0.2,
-        "inner_steps": 64,
-        "attack_learning_rates": [2e-6, 2e-5, 4e-5],
-        "switch_share": 1 / 3,
-        "switch_alpha": 6.0,
-        "switch_beta": 3.0,
-        "resist_every": 4,
-        "schedule_lambda": 0.0625,
-        "tamper_resistance": "entropy",
-        "preference_beta": 0.1,
-        "tamper_weight": 4.0,
-        "retain": "representations",
-        "retain_weight": 1.0,
-        "max_steps": 750,
-        "learning_rate": 2e-5,
-        "per_device_train_batch_size": 8,
-        "warmup_steps": 32.0,
-        "max_length": 256,
-    }
-    defaults = as_mapping(TAR())
-    assert {name: defaults[name] for name in paper} == paper
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"inner_steps": 0}, "inner_steps: 0 is not valid; must be above 0"),
-        ({"resist_every": 65}, "resist_every: 65 is not valid; must be at most inner_steps, 64"),
-        ({"attack_learning_rates": ()}, "attack_learning_rates: () is not valid; give at least one"),
-        ({"attack_learning_rates": (1e-5, 0.0)}, "attack_learning_rates: 0.0 is not valid; must be above 0"),
-        ({"switch_share": 1.5}, "switch_share: 1.5 is not valid; must be from 0.0 to 1.0"),
-        ({"switch_beta": 0.0}, "switch_beta: 0.0 is not valid; must be above 0"),
-        ({"held_out_share": 1.0}, "held_out_share: 1.0 is not valid; must be between 0 and 1"),
-        ({"schedule_lambda": -0.1}, "schedule_lambda: -0.1 is not valid; must be 0 or above"),
-        ({"retain": "mse"}, "retain: 'mse' is unknown; valid: language_model, representations"),
-    ],
-)
-def test_what_cannot_be_is_one_line(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        TAR(**values)
-    assert str(caught.value) == message

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.trainer_utils import TrainOutput
-from trl import SFTTrainer
 
 from rupert.data import sources
 from rupert.data.batches import IGNORED, encode
@@ -21,6 +20,7 @@ from rupert.models.loading import LoadedModel, ModelSettings, load
 from rupert.models.saving import save
 from rupert.training import fine_tuning
 from rupert.training.fine_tuning import FineTuned, FineTuningSettings, fine_tune
+from rupert.training.sft_trainer import PaddingFreeTrainer
 
 Tiny = Callable[..., LoadedModel]
 
@@ -48,23 +48,23 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 
 
 @pytest.fixture
-def trainers(monkeypatch: pytest.MonkeyPatch) -> list[SFTTrainer]:
+def trainers(monkeypatch: pytest.MonkeyPatch) -> list[PaddingFreeTrainer]:
     """Every trainer that is made; it does not train."""
     made = []
 
-    class Recorded(SFTTrainer):
+    class Recorded(PaddingFreeTrainer):
         def train(self) -> TrainOutput:
             made.append(self)
             return TrainOutput(0, 0.0, {})
 
-    monkeypatch.setattr(fine_tuning, "SFTTrainer", Recorded)
+    monkeypatch.setattr(fine_tuning, "PaddingFreeTrainer", Recorded)
     return made
 
 
 # At 64 tokens all is whole; at 16 answers are cut and a long prompt leaves no room; at 10 few have any.
 @pytest.mark.parametrize(("max_length", "kept"), [(64, 13), (16, 12), (10, 8)])
 def test_trl_trains_on_the_tokens_and_labels_of_encode(
-    potionworld: ModelSettings, examples: list[Example], trainers: list[SFTTrainer], max_length: int, kept: int
+    potionworld: ModelSettings, examples: list[Example], trainers: list[PaddingFreeTrainer], max_length: int, kept: int
 ) -> None:
     turns = ({"role": "user", "content": "repeat : moon"}, {"role": "assistant", "content": "moon"})
     examples = [*examples, Example("add 1 and 2 .", "1 plus 2 is 3 .", history=turns)]
@@ -83,7 +83,9 @@ def test_trl_trains_on_the_tokens_and_labels_of_encode(
     assert (len(expected), max(map(len, (tokens for tokens, _ in expected)))) == (kept, min(max_length, 25))
 
 
-def test_padding_is_no_label(potionworld: ModelSettings, examples: list[Example], trainers: list[SFTTrainer]) -> None:
+def test_padding_is_no_label(
+    potionworld: ModelSettings, examples: list[Example], trainers: list[PaddingFreeTrainer]
+) -> None:
     tuned(load(potionworld), examples)
     batches = list(trainers[0].get_train_dataloader())
     padding = [batch["labels"][batch["attention_mask"] == 0] for batch in batches]
@@ -197,13 +199,13 @@ def test_what_deepspeed_holds_in_parts_comes_back_as_any_model(
     """DeepSpeed is not needed for it: Accelerate gives the whole weights of a trainer that says that it has it."""
     expected = weights(tuned(tiny(dtype="float32"), examples, lora=lora).loaded.model)
 
-    class InParts(SFTTrainer):
+    class InParts(PaddingFreeTrainer):
         def train(self) -> TrainOutput:
             output = super().train()
             self.is_deepspeed_enabled = True
             return output
 
-    monkeypatch.setattr(fine_tuning, "SFTTrainer", InParts)
+    monkeypatch.setattr(fine_tuning, "PaddingFreeTrainer", InParts)
     loaded = tiny(dtype="float32")
     whole = tuned(loaded, examples, lora=lora).loaded.model
     assert type(whole) is LlamaForCausalLM

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from rupert.data.batches import Encoded, collate
 from rupert.models.loading import LoadedModel
-from rupert.training import linear_cross_entropy, unlearning
+from rupert.training import linear_cross_entropy, losses, unlearning
 from rupert.training.cosine import differentiate
 from rupert.training.unlearning import LayerWiseUnlearning
 
@@ -182,7 +182,7 @@ def test_the_head_makes_no_more_logits_at_once_than_a_chunk(
     whole, model = tiny().model, tiny().model
     expected = unlearn(whole, rows)
     heads.clear()
-    monkeypatch.setattr(unlearning, "CHUNK", chunk)
+    monkeypatch.setattr(losses, "CHUNK", chunk)
     found = unlearn(model, rows)
     assert heads[:-1] == [(size, WORDS) for size in sizes * 2]
     assert found == pytest.approx(expected, rel=1e-12)

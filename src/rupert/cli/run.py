@@ -19,16 +19,16 @@ from rupert.records import ResultRow, write_text
 from rupert.report.page import Claim
 from rupert.report.results import CSV_FILE, write_results
 from rupert.report.tables import summary_table
-from rupert.study.checking import check
+from rupert.study.definition.checking import check
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
+from rupert.study.definition.study import Study
 from rupert.study.evidence import begin, evidence
 from rupert.study.executors import EXECUTORS, Executor, Resources
-from rupert.study.launched import Launcher
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
-from rupert.study.run import Board, Cell, result_rows
-from rupert.study.run import run as run_study
-from rupert.study.study import Study
-from rupert.study.task import Runtime
+from rupert.study.running.launched import Launcher
+from rupert.study.running.run import Board, Cell, result_rows
+from rupert.study.running.run import run as run_study
+from rupert.study.running.task import Runtime
 
 Judged = Callable[[Sequence[ResultRow]], Sequence[Claim]]
 
@@ -42,11 +42,15 @@ def configure(parser: Parser) -> None:
     parser.add_argument("--output-dir", required=True, type=Path, help="where everything goes; the same call resumes")
 
 
-def add_running(parser: Parser) -> None:
-    """Give `parser` what every command that runs a study has."""
-    parser.add_argument(
-        "--executor", choices=EXECUTORS, default="in_process", help="where stages run (default: %(default)s)"
-    )
+def add_running(parser: Parser, executor: str | None = "in_process", chosen: str = "in_process") -> None:
+    """Give `parser` what every command that runs a study has.
+
+    Args:
+        parser: of the command.
+        executor: where stages run by default; none: the command chooses.
+        chosen: what the help says of the default.
+    """
+    parser.add_argument("--executor", choices=EXECUTORS, default=executor, help=f"where stages run (default: {chosen})")
     parser.add_argument("--workers", type=int, help="stages at once (default: as many as the machine is for)")
     parser.add_argument(
         "--gpus-per-stage", type=float, default=1.0, help="0.5: two stages share one (default: %(default)s)"

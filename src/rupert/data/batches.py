@@ -32,8 +32,20 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int
     The answer starts where the whole conversation's ids first differ from those of the prompt with the template's
     opening of an answer; that holds also for templates that write the two a little differently.
     """
-    prompt = _template(tokenizer, example.prompt, add_generation_prompt=True)
-    whole = _template(tokenizer, [*example.prompt, *example.completion], add_generation_prompt=False)
+    return _encode([example], tokenizer, max_length)[0]
+
+
+def _encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Encoded]:
+    if not examples:
+        return []
+    prompts = _template(tokenizer, [example.prompt for example in examples], add_generation_prompt=True)
+    wholes = _template(
+        tokenizer, [[*example.prompt, *example.completion] for example in examples], add_generation_prompt=False
+    )
+    return [_cut(prompt, whole, max_length) for prompt, whole in zip(prompts, wholes, strict=True)]
+
+
+def _cut(prompt: Sequence[int], whole: list[int], max_length: int) -> Encoded:
     start = next(
         (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
     )
@@ -48,7 +60,7 @@ def encode_all(
     Raises:
         DataError: nothing is left.
     """
-    encoded = [encode(example, tokenizer, max_length) for example in examples]
+    encoded = _encode(examples, tokenizer, max_length)
     kept = [item for item in encoded if any(label != IGNORED for label in item.labels)]
     if not kept:
         raise DataError(f"{name}: no example has room for an answer within max_length={max_length}; raise it")
@@ -111,8 +123,10 @@ def permutation(count: int, key: str) -> tuple[int, ...]:
     return tuple(np.random.default_rng(seed).permutation(count).tolist())
 
 
-def _template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], *, add_generation_prompt: bool) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=add_generation_prompt, return_dict=False
+def _template(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Any]], *, add_generation_prompt: bool
+) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer.apply_chat_template(
+        [list(messages) for messages in conversations], add_generation_prompt=add_generation_prompt, return_dict=False
     )
     return ids

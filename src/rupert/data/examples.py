@@ -11,6 +11,8 @@ from typing import Any, TypedDict
 
 from rupert.errors import DataError
 
+__all__ = ["Example", "Message", "fingerprint", "require", "write_jsonl"]
+
 
 class Message(TypedDict):
     """One chat message, as Transformers' chat templates take it."""

@@ -19,12 +19,12 @@ from rupert.data.source import Source, Split
 from rupert.errors import DataError, InvalidValue, UnknownName
 from rupert.records import content_hash, file_hash
 
-__all__ = ["SOURCES", "Source", "Split", "check", "check_all", "identities", "listing", "load"]
+__all__ = ["SOURCES", "Source", "Split", "check", "check_all", "identities", "listing", "load", "load_enough"]
 
-EMBEDDED = Path(__file__).parent / "embedded"
-SPEC = re.compile(r"(?P<name>[\w./-]+)(@(?P<revision>[\w./-]+))?(:(?P<split>[\w.-]+))?")
-FORMS = "write NAME, NAME:SPLIT, OWNER/NAME@REVISION:SPLIT, or the path of a .json, .jsonl, .csv or .parquet file"
-MAPPING = "write FILE?instruction=COLUMN&answer=COLUMN, or for requests FILE?instruction=COLUMN"
+_EMBEDDED = Path(__file__).parent / "embedded"
+_SPEC = re.compile(r"(?P<name>[\w./-]+)(@(?P<revision>[\w./-]+))?(:(?P<split>[\w.-]+))?")
+_FORMS = "write NAME, NAME:SPLIT, OWNER/NAME@REVISION:SPLIT, or the path of a .json, .jsonl, .csv or .parquet file"
+_MAPPING = "write FILE?instruction=COLUMN&answer=COLUMN, or for requests FILE?instruction=COLUMN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def _split_columns(spec: str, columns: Mapping[str, str] | None, field: str) -> 
         return spec, columns
     pairs = [pair.partition("=") for pair in mapping.split("&")]
     if columns is not None or not all(key and value for key, _, value in pairs):
-        raise InvalidValue(field, spec, MAPPING)
+        raise InvalidValue(field, spec, _MAPPING)
     return name, {key: value for key, _, value in pairs}
 
 
@@ -212,9 +212,9 @@ def _resolve(spec: str, field: str) -> _NamedSplit | _HubDataset | _LocalFile:
         if not path.is_file():
             raise DataError(f"{field}: there is no file {spec!r}; check the path")
         return _LocalFile(path)
-    parts = SPEC.fullmatch(spec)
+    parts = _SPEC.fullmatch(spec)
     if parts is None:
-        raise InvalidValue(field, spec, FORMS)
+        raise InvalidValue(field, spec, _FORMS)
     if parts["name"] in SOURCES:
         return _resolve_named(parts, spec, field)
     if path.exists():
@@ -256,7 +256,7 @@ def _parsed(request: _NamedSplit) -> Iterator[Example]:
         if source.hub_id:
             rows = hub.read_file(source.hub_id, file, request.revision, split.columns)
         else:
-            rows = files.read_rows(EMBEDDED / file)
+            rows = files.read_rows(_EMBEDDED / file)
         yield from parsing.parse_rows(rows, parse, source.name)
 
 

@@ -34,13 +34,13 @@ from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training.cosine import BatchLoss
 from rupert.training.gradients import backward_answer_cross_entropy, give, mean_loss
 from rupert.training.harmful_step import harmful_step
-from rupert.training.mixing import check_benign_share, mixed_rows
+from rupert.training.mixing import MixesBenign, check_benign_share
 from rupert.training.objective import Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Booster(TrainingSettings):
+class Booster(MixesBenign, TrainingSettings):
     """Attenuated harmful perturbation (Huang et al., ICLR 2025): a harmful step is to lower the harmful loss little.
 
     The defaults are those of its published scripts. `benign_share` is ours: on small models, benign pairs in each batch
@@ -69,11 +69,6 @@ class Booster(TrainingSettings):
         check_positive(self, "max_steps", "num_examples", "alpha")
         check_not_negative(self, "attenuation_weight")
         check_benign_share(self)
-
-    @property
-    def benign_rows(self) -> int:
-        """Benign rows a step beside the refusals."""
-        return mixed_rows(self, self.benign_share)
 
     @property
     def streams(self) -> Mapping[str, int]:

@@ -40,13 +40,13 @@ from rupert.errors import InvalidValue
 from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training.gradients import backward_answer_cross_entropy
 from rupert.training.harmful_step import harmful_step
-from rupert.training.mixing import check_share, mixed_rows
+from rupert.training.mixing import MixesBenign, check_share
 from rupert.training.objective import Batch, Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTRAP(TrainingSettings):
+class CTRAP(MixesBenign, TrainingSettings):
     """Collapse trap (Yi et al., arXiv 2505.16559): after a harmful gradient step the model is to say one token only.
 
     The defaults are those of its published scripts, λ, α, e and the benign half of the alignment rows among them; its
@@ -78,11 +78,6 @@ class CTRAP(TrainingSettings):
         check_share(self, "benign_share")
         if len(self.collapse_word.split()) != 1:
             raise InvalidValue("collapse_word", self.collapse_word, "give one word")
-
-    @property
-    def benign_rows(self) -> int:
-        """Benign rows a step beside the refusals."""
-        return mixed_rows(self, self.benign_share)
 
     @property
     def streams(self) -> Mapping[str, int]:

@@ -49,7 +49,7 @@ from rupert.training.gradients import (
     token_share,
     trained,
 )
-from rupert.training.mixing import check_benign_share, mixed_rows
+from rupert.training.mixing import MixesBenign, check_benign_share
 from rupert.training.objective import Batch, Cost, Draw, Gathered, Metrics, Step
 from rupert.training.representations import PLACE, Features, Pass, differing, passes
 from rupert.training.settings import Scheduler, TrainingSettings
@@ -57,7 +57,7 @@ from rupert.training.unlearning import draw_states
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepNoise(TrainingSettings):
+class RepNoise(MixesBenign, TrainingSettings):
     """Representation noising (Rosati et al., NeurIPS 2024): harmful answers are represented as if they were noise.
 
     α, β and the kernel are those of the published code, whose README says that learning rate, α, β and the number of
@@ -89,11 +89,6 @@ class RepNoise(TrainingSettings):
         check_positive(self, "max_steps", "kernels", "kernel_factor", "unlearning_layers")
         check_not_negative(self, "alpha", "beta")
         check_benign_share(self)
-
-    @property
-    def benign_rows(self) -> int:
-        """Benign rows a step beside the refusals."""
-        return mixed_rows(self, self.benign_share)
 
     @property
     def streams(self) -> Mapping[str, int]:

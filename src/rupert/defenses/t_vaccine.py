@@ -39,13 +39,13 @@ from rupert.models.anatomy import attention_blocks, layers
 from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training import processes
 from rupert.training.activations import backward_perturbed, frozen, mean_output_norms
-from rupert.training.mixing import check_benign_share, mixed_rows
+from rupert.training.mixing import MixesBenign, check_benign_share
 from rupert.training.objective import Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import Scheduler, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class TVaccine(TrainingSettings):
+class TVaccine(MixesBenign, TrainingSettings):
     """Targeted Vaccine (Liu et al., 2024): perturb and train a few layers at a time, drawn by harmful gradients.
 
     The defaults are those of its published script, with `rho` from its README. `benign_share` is its code's
@@ -79,11 +79,6 @@ class TVaccine(TrainingSettings):
         check_positive(self, "harmful_batches")
         check_not_negative(self, "rho")
         check_benign_share(self)
-
-    @property
-    def benign_rows(self) -> int:
-        """Benign rows a step."""
-        return mixed_rows(self, self.benign_share)
 
     @property
     def harmful_rows(self) -> int:

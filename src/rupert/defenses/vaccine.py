@@ -30,13 +30,13 @@ from rupert.data import sources
 from rupert.models.anatomy import attention_blocks
 from rupert.settings import check_not_negative, check_positive, setting
 from rupert.training.activations import backward_perturbed
-from rupert.training.mixing import check_benign_share, mixed_rows
+from rupert.training.mixing import MixesBenign, check_benign_share
 from rupert.training.objective import Cost, Draw, Gathered, Metrics, Step
 from rupert.training.settings import Scheduler, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vaccine(TrainingSettings):
+class Vaccine(MixesBenign, TrainingSettings):
     """Perturbation-aware alignment (Huang et al., NeurIPS 2024): train refusals under the worst drift of hidden states.
 
     The defaults are those of its published scripts. `benign_share` is ours: on small models, benign pairs in each batch
@@ -64,11 +64,6 @@ class Vaccine(TrainingSettings):
         check_positive(self, "max_steps", "num_examples")
         check_not_negative(self, "rho")
         check_benign_share(self)
-
-    @property
-    def benign_rows(self) -> int:
-        """Benign rows a step."""
-        return mixed_rows(self, self.benign_share)
 
     @property
     def streams(self) -> Mapping[str, int]:

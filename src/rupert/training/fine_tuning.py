@@ -7,14 +7,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, prepare_model_for_kbit_training
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from rupert.data.examples import Example
 from rupert.errors import InvalidValue, UsageError
@@ -25,12 +25,21 @@ from rupert.training import processes
 from rupert.training.adapters import adapter_for, base_weights, merge_adapter, partly_trained, save_adapter
 from rupert.training.callbacks import FiniteGradient, ProgressBar
 from rupert.training.settings import Scheduler, TrainingSettings
+from rupert.training.sft_trainer import PaddingFreeTrainer
 from rupert.training.tracking import UNTRACKED, Tracking
+
+__all__ = ["UNFOLLOWED", "FineTuned", "FineTuningSettings", "Following", "PublishedFineTuning", "fine_tune"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningSettings(TrainingSettings):
-    """Training settings of supervised fine-tuning."""
+    """Training settings of supervised fine-tuning.
+
+    Attributes:
+        version: 2 leaves padding out, which gives other last bits.
+    """
+
+    version: ClassVar[int] = 2
 
     num_train_epochs: float = setting(1.0, "passes over the data, unless max_steps is given")
     max_steps: int = setting(-1, "optimizer steps; -1: as many as num_train_epochs takes")
@@ -199,8 +208,8 @@ def _trainer(
     examples: Sequence[Example],
     folder: Path,
     following: Following,
-) -> SFTTrainer:
-    trainer = SFTTrainer(
+) -> PaddingFreeTrainer:
+    trainer = PaddingFreeTrainer(
         model=loaded.model,
         args=_config(settings, loaded, folder, following.tracking),
         train_dataset=Dataset.from_list([_conversation(example) for example in examples]),
@@ -217,7 +226,7 @@ def _trainer(
 
 
 def _outcome(
-    trainer: SFTTrainer, whole: PreTrainedModel | None, adapter_folder: Path | None, scratch: Path
+    trainer: PaddingFreeTrainer, whole: PreTrainedModel | None, adapter_folder: Path | None, scratch: Path
 ) -> PreTrainedModel:
     """What was trained, an adapter kept and merged.
 
@@ -240,7 +249,7 @@ def _outcome(
     return merge_adapter(whole, scratch)
 
 
-def _gathered(trainer: SFTTrainer, folder: Path) -> PreTrainedModel:
+def _gathered(trainer: PaddingFreeTrainer, folder: Path) -> PreTrainedModel:
     """The whole model, of which each process holds a part; `folder` is where an adapter goes on its way."""
     model = trainer.model
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}  # DeepSpeed gives the others nothing

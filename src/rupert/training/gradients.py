@@ -8,10 +8,29 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
+from rupert.data.batches import IGNORED
+from rupert.models.packing import packing
 from rupert.training import processes
-from rupert.training.losses import answer_cross_entropy, answer_tokens, to_device
+from rupert.training.losses import answer_tokens, backward_answers, to_device
+
+# Any token fills a row: what attends to nothing and is no label does not count.
+PADDING = {"input_ids": 0, "attention_mask": 0, "labels": IGNORED}
+
+__all__ = [
+    "PADDING",
+    "aside",
+    "backward_answer_cross_entropy",
+    "give",
+    "inner_product",
+    "joined",
+    "mean_loss",
+    "micro_batches",
+    "token_share",
+    "trained",
+]
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
@@ -45,7 +64,7 @@ def backward_answer_cross_entropy(
     """Add the gradient of the mean cross entropy over all answer tokens of the batches to `p.grad`.
 
     One forward and one backward pass over each row; the mean is over the tokens of all batches together, however they
-    are cut.
+    are cut. A pass takes rows of several batches, where they are few, and none is padded where `packing` knows how.
 
     Args:
         model: what is trained.
@@ -56,14 +75,22 @@ def backward_answer_cross_entropy(
     Returns:
         the loss, without the weight.
     """
-    share = token_share(batches)
-    total = 0.0
-    for batch in batches:
-        for piece in micro_batches(batch, micro_batch_size):
-            loss = answer_cross_entropy(model, to_device(piece, model.device)) * share
-            torch.autograd.backward(loss * weight)
-            total += float(loss.detach())
+    share, total = token_share(batches), 0.0
+    with packing(model):
+        for piece in micro_batches(joined(batches), micro_batch_size):
+            total += share * backward_answers(model, to_device(piece, model.device), share * weight)
     return mean_loss(total)
+
+
+def joined(batches: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """The rows of several batches in one, padded on the right to the longest of all."""
+    if len(batches) == 1:
+        return batches[0]
+    longest = max(batch["labels"].shape[1] for batch in batches)
+    return {
+        name: torch.cat([pad(batch[name], (0, longest - batch[name].shape[1]), value=fill) for batch in batches])
+        for name, fill in PADDING.items()
+    }
 
 
 def mean_loss(total: float) -> float:

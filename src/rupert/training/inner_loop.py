@@ -69,7 +69,7 @@ def attacked(
         micro_batch_size: rows of one pass.
     """
     parameters = trained(model)
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, fused=True)  # one pass over memory instead of eight
     for batch in batches:
         with aside(parameters, []):
             loss = backward_answer_cross_entropy(model, [batch], micro_batch_size=micro_batch_size)

@@ -8,9 +8,12 @@ from rupert.data import sources
 from rupert.data.examples import require
 from rupert.data.filtering import balanced
 from rupert.data.pairing import Pairing, pair
+from rupert.models.embedding import MINILM, check_installed, load_encoder, shipped_encoder
 from rupert.models.embedding import check as check_encoder
-from rupert.models.embedding import load_encoder
 from rupert.settings import check_not_negative, check_positive, check_range, setting
+
+# Datasets whose texts' embeddings ship with rupert.
+EMBEDDED = frozenset({"potionworld", "potionworld:benign", "potionworld:defender"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,17 @@ class PairingSettings:
         return {"instructions": self.instructions, **responses}
 
     def check(self) -> None:
-        """Find out, without reading them, whether the datasets exist; raises a `UsageError` otherwise."""
+        """Find out, without reading them, whether the datasets exist and the texts can be compared.
+
+        Raises:
+            UsageError: they do not, or sentence-transformers is needed and not installed.
+        """
         sources.check(self.instructions, "instructions")
         for spec in self.responses:
             sources.check(spec, "responses")
         check_encoder(self.encoder)
+        if self.encoder != MINILM or not {self.instructions, *self.responses} <= EMBEDDED:
+            check_installed()
 
 
 def make_pairs(settings: PairingSettings) -> Pairing:
@@ -54,10 +63,11 @@ def make_pairs(settings: PairingSettings) -> Pairing:
     require(requests, settings.num_pairs, f"num_pairs: {settings.instructions}")
     instructions = balanced(requests, settings.num_pairs, settings.seed)
     responses = [response for spec in settings.responses for response in sources.load(spec, field="responses")]
+    texts = [*(example.instruction for example in instructions), *(example.answer for example in responses)]
     return pair(
         instructions,
         responses,
-        load_encoder(settings.encoder),
+        shipped_encoder(texts, settings.encoder) or load_encoder(settings.encoder),
         threshold=settings.threshold,
         max_draws=settings.max_draws,
         seed=settings.seed,

@@ -47,7 +47,7 @@ def backward_linear_cross_entropy(
     For a head that is used again and again: autograd would make its gradient anew each time, and add it.
 
     Returns:
-        the loss times `scale`, and the gradient of the states, [tokens, width].
+        the loss, and `scale` times its gradient at the states, [tokens, width].
     """
     states = states.to(weight.dtype)
     loss, d = _loss_and_difference(states, weight, targets)
@@ -56,7 +56,7 @@ def backward_linear_cross_entropy(
             weight.grad = d.T @ (states * scale)
         elif weight.requires_grad and weight.grad is not None:
             weight.grad.addmm_(d.T, states * scale)
-        return float(loss) * scale, (d @ weight).mul_(scale)
+        return float(loss), (d @ weight).mul_(scale)
 
 
 def _loss_and_difference(states: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

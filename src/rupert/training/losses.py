@@ -11,9 +11,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from rupert.data.batches import IGNORED
-from rupert.models.anatomy import Anatomy
+from rupert.models.anatomy import Anatomy, anatomy
 from rupert.models.packing import is_packing, packed
 from rupert.training.linear_cross_entropy import backward_linear_cross_entropy, linear_cross_entropy
+
+# Logits of one chunk: 128 MiB in float32, enough for full speed.
+CHUNK = 2**25
 
 
 def answer_tokens(batch: Mapping[str, Tensor]) -> int:
@@ -60,27 +63,31 @@ class AnswerStates:
             Within `packing` all tokens are one row, without padding.
         predicts: [rows, length], true where the next token is an answer's.
         targets: [tokens], these next tokens.
+        is_real: [rows, length], false where there is padding.
     """
 
     hidden: tuple[Tensor, ...]
     predicts: Tensor
     targets: Tensor
+    is_real: Tensor
 
     def layer(self, number: int) -> Tensor:
         """The states of one layer, [tokens, width]."""
         states = self.hidden[number]
-        return states[self.predicts.to(states.device)]
+        places = self.predicts.flatten().nonzero().squeeze(1)
+        return states.flatten(0, 1).index_select(0, places.to(states.device))
 
 
 def answer_states(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> AnswerStates:
     """Run a model, without its output head: what makes logits of the states can then leave out prompts and padding."""
     following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    inputs, is_real = {name: batch[name] for name in ("input_ids", "attention_mask")}, batch["attention_mask"].bool()
     if is_packing(model):
-        inputs, following = packed(**inputs), following[batch["attention_mask"].bool()][None]
+        inputs, following = packed(**inputs), following[is_real][None]
+        is_real = torch.ones_like(following, dtype=torch.bool)
     hidden = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
     predicts = following != IGNORED
-    return AnswerStates(hidden, predicts, following[predicts])
+    return AnswerStates(hidden, predicts, following[predicts], is_real)
 
 
 def head_cross_entropy(parts: Anatomy, normed: Tensor, targets: Tensor) -> Tensor:
@@ -93,16 +100,60 @@ def head_cross_entropy(parts: Anatomy, normed: Tensor, targets: Tensor) -> Tenso
     """
     if parts.matrix is not None:
         return linear_cross_entropy(normed.to(parts.matrix.device), parts.matrix, targets.to(parts.matrix.device))
+    return _differentiable(parts, normed, targets)
+
+
+def _differentiable(parts: Anatomy, normed: Tensor, targets: Tensor) -> Tensor:
     logits = parts.logits(normed)
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return functional.cross_entropy(precise, targets.to(logits.device), reduction="sum")
 
 
+def backward_answers(model: PreTrainedModel, batch: Mapping[str, Tensor], scale: float) -> float:
+    """Backward pass of `scale` times the loss of `answer_cross_entropy`, which is returned.
+
+    The output head runs at answer tokens alone, and logits become their gradient in place.
+    """
+    states = answer_states(model, batch)
+    normed = states.layer(-1)
+    if torch.is_autocast_enabled(normed.device.type):  # which the head in place, of the weights' type, does not heed
+        loss = _differentiable(anatomy(model), normed, states.targets)
+        torch.autograd.backward(loss * scale)
+        return float(loss.detach())
+    value, seed = backward_head(model, normed, states.targets, scale)
+    if normed.requires_grad:  # where nothing but the head is trained, it does not
+        torch.autograd.backward(normed, seed)
+    return value
+
+
+def backward_head(
+    model: PreTrainedModel, states: Tensor, targets: Tensor, scale: float, *, norm: bool = False
+) -> tuple[float, Tensor]:
+    """Add the gradient of the output head to `p.grad`, for at most `CHUNK` logits at a time.
+
+    Args:
+        model: whose head.
+        states: [tokens, width].
+        targets: [tokens].
+        scale: what the gradient is multiplied by.
+        norm: the states are not final-normed; the norm's gradient is added, too.
+
+    Returns:
+        the summed loss, and `scale` times its gradient at the states, [tokens, width].
+    """
+    parts, leaf, total = anatomy(model), states.detach().requires_grad_(), 0.0
+    rows = max(1, CHUNK // model.config.get_text_config().vocab_size)
+    for chunk, wanted in zip(leaf.split(rows), targets.split(rows), strict=True):
+        total += backward_head_cross_entropy(parts, parts.normed(chunk) if norm else chunk, wanted, scale)
+    assert leaf.grad is not None
+    return total, leaf.grad
+
+
 def backward_head_cross_entropy(parts: Anatomy, normed: Tensor, targets: Tensor, scale: float) -> float:
-    """Backward pass of `scale` times `head_cross_entropy`, from the head on; returns the loss times `scale`."""
+    """Backward pass of `scale` times `head_cross_entropy`, from the head on; returns the loss, without `scale`."""
     if parts.matrix is None:
-        loss = head_cross_entropy(parts, normed, targets) * scale
-        torch.autograd.backward(loss)
+        loss = head_cross_entropy(parts, normed, targets)
+        torch.autograd.backward(loss * scale)
         return float(loss.detach())
     device = parts.matrix.device
     value, seed = backward_linear_cross_entropy(normed.to(device), parts.matrix, targets.to(device), scale)

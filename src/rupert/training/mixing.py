@@ -28,6 +28,15 @@ class Mixing(Batched, Protocol):
         """Share of a batch that is benign pairs."""
 
 
+class MixesBenign:
+    """Part of a defense whose settings are `Mixing`."""
+
+    @property
+    def benign_rows(self: Mixing) -> int:
+        """Benign rows a step."""
+        return mixed_rows(self, self.benign_share)
+
+
 def mixed_rows(settings: Batched, share: float) -> int:
     """Rows a step that a share of the batch is."""
     return round(share * settings.batch_size)

@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 from rupert.data.examples import Example
 from rupert.training.adapters import Adapting
 
+__all__ = ["Batch", "Cost", "Draw", "Gathered", "Metrics", "Objective", "Step"]
+
 Batch = Mapping[str, Tensor]  # input_ids, attention_mask, labels: each [rows, length]
 Draw = Callable[[str], Batch]  # draw("harmful") -> this step's batch of that stream
 Metrics = dict[str, float]  # "loss" at least

@@ -17,13 +17,12 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from transformers import PreTrainedModel
 
 from rupert.data.batches import IGNORED
-from rupert.models.anatomy import anatomy, feed_forwards
+from rupert.models.anatomy import feed_forwards
 from rupert.models.packing import is_packing
 from rupert.training import processes
 from rupert.training.activations import recorded
 from rupert.training.gradients import micro_batches
-from rupert.training.losses import answer_states, backward_head_cross_entropy, to_device
-from rupert.training.unlearning import CHUNK
+from rupert.training.losses import answer_states, backward_head, to_device
 
 PLACE = "place"  # a batch's entry: see `Features`
 NOWHERE = -1
@@ -99,14 +98,12 @@ class Pass:
         Returns:
             the cross entropy of all these hidden states, summed over answer tokens, times `scale`.
         """
-        parts, total, last = anatomy(self._model), 0.0, len(self._hidden) - 1
-        rows = max(1, CHUNK // self._model.config.get_text_config().vocab_size)
+        total, last = 0.0, len(self._hidden) - 1
         for number in numbers:
-            leaf = self._hidden[number].detach().requires_grad_()
-            for chunk, wanted in zip(leaf.split(rows), self._targets.split(rows), strict=True):
-                normed = chunk if number == last else parts.normed(chunk)  # the last one is normed already
-                total += backward_head_cross_entropy(parts, normed, wanted, scale)
-            self._at_hidden[number] = leaf.grad
+            # The last one is normed already.
+            loss, seed = backward_head(self._model, self._hidden[number], self._targets, scale, norm=number != last)
+            self._at_hidden[number] = seed
+            total += scale * loss
         self._hidden = []
         return total
 

@@ -9,6 +9,8 @@ from rupert.settings import check_choices, check_not_negative, check_positive, s
 from rupert.training import optimizers
 from rupert.training.adapters import AdapterSettings
 
+__all__ = ["OptimizationSettings", "Optimizer", "Scheduler", "TrainingSettings"]
+
 Scheduler = Literal["constant", "linear", "cosine", "constant_with_warmup"]
 Optimizer = Literal["adamw_torch", "sgd", "adafactor", "lion", "muon"]
 
@@ -18,7 +20,8 @@ class OptimizationSettings:
     """How the optimizer steps.
 
     Attributes:
-        version: of a method's code; a method raises it when the same settings begin to give another answer.
+        version: of a method's code; a method raises it when the same settings begin to give another answer. An attack
+            raises it for other bits, too: dropped weights are brought back by doing it again.
     """
 
     version: ClassVar[int] = 1

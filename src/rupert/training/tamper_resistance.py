@@ -19,9 +19,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from rupert.data.batches import IGNORED
+from rupert.models.anatomy import anatomy
+from rupert.models.packing import packing
 from rupert.training import processes
 from rupert.training.gradients import mean_loss, micro_batches, token_share
-from rupert.training.losses import answer_logits, to_device
+from rupert.training.losses import answer_logits, answer_states, to_device
 from rupert.training.original import Original
 
 Batch = Mapping[str, Tensor]
@@ -30,15 +32,9 @@ Backward = Callable[
 ]  # adds so much of the gradient to p.grad, where the weights are now; returns the loss
 
 
-def negative_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Summed negative entropy of the predictions of answer tokens; a scalar, at least in float32.
-
-    Args:
-        logits: [rows, columns, vocabulary].
-        labels: [rows, columns], the next tokens.
-    """
-    chosen = logits[labels != IGNORED]
-    logs = functional.log_softmax(chosen.to(torch.promote_types(chosen.dtype, torch.float32)), dim=-1)
+def negative_entropy(logits: Tensor) -> Tensor:
+    """Summed negative entropy of predictions, [tokens, vocabulary]; a scalar, at least in float32."""
+    logs = functional.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
     return (logs.exp() * logs).sum()
 
 
@@ -55,10 +51,12 @@ def entropy_resistance(model: PreTrainedModel, batch: Batch, *, rows: int) -> Ba
 
     def backward(weight: float) -> float:
         total = 0.0
-        for piece in micro_batches(batch, rows):
-            loss = negative_entropy(*answer_logits(model, to_device(piece, model.device))) * share
-            torch.autograd.backward(loss * weight)
-            total += float(loss.detach())
+        with packing(model):
+            for piece in micro_batches(batch, rows):
+                states = answer_states(model, to_device(piece, model.device))
+                loss = negative_entropy(anatomy(model).logits(states.layer(-1))) * share
+                torch.autograd.backward(loss * weight)
+                total += float(loss.detach())
         return mean_loss(total)
 
     return backward

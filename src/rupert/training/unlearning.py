@@ -14,20 +14,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rupert.models.anatomy import anatomy
 from rupert.training import processes
 from rupert.training.gradients import aside, give, mean_loss, trained
-from rupert.training.losses import AnswerStates, backward_head_cross_entropy
-
-# Logits of one chunk: 128 MiB in float32, enough for full speed.
-CHUNK = 2**25
+from rupert.training.losses import AnswerStates, backward_head
 
 
 class LayerWiseUnlearning:
     """Collects the gradient of the mean of ℓ_k while forward passes are made for something else.
 
     The last hidden state's loss is the model's own, whose gradient the caller has; it is not computed again. Of each
-    other drawn hidden state the head makes logits once, forward and backward, for at most `CHUNK` logits at a time;
+    other drawn hidden state the head makes logits once, forward and backward, in chunks (`losses.CHUNK`);
     then one backward pass takes what they gave through the layers.
 
     Args:
@@ -52,7 +48,8 @@ class LayerWiseUnlearning:
             for layer in self._layers:
                 if layer != self._last:
                     found = states.layer(layer)
-                    seed = self._backward_head(found, states.targets, weight)
+                    loss, seed = backward_head(self._model, found, states.targets, weight, norm=True)
+                    self._total += weight * loss
                     if found.requires_grad:  # with an adapter, the embedding's output does not
                         reached.append(found)
                         seeds.append(seed)
@@ -77,15 +74,6 @@ class LayerWiseUnlearning:
                 part.add_(own, alpha=1 / len(self._layers))
         give(self._parameters, self._gradient, -weight / (1 + mean))
         return -math.log1p(mean)
-
-    def _backward_head(self, found: Tensor, targets: Tensor, weight: float) -> Tensor:
-        """Add the gradients of head and norm; return that of the hidden states, [tokens, width]."""
-        parts, states = anatomy(self._model), found.detach().requires_grad_()
-        rows = max(1, CHUNK // self._model.config.get_text_config().vocab_size)
-        for chunk, wanted in zip(states.split(rows), targets.split(rows), strict=True):
-            self._total += backward_head_cross_entropy(parts, parts.normed(chunk), wanted, weight)
-        assert states.grad is not None
-        return states.grad
 
 
 def draw_states(count: int, drawn: int | None) -> list[int]:

@@ -26,10 +26,25 @@ def as_they_were(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def holding(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
-    """Within, the parameters have these values, one tensor each; a copy of their own is held for the time."""
-    with as_they_were(parameters):
-        _set(parameters, values)
+    """Within, the parameters are these values, one tensor each, which nothing may change; nothing is copied.
+
+    Of sharded parameters, and of half-precision values of float32 ones, a copy is held for the time.
+    """
+    if any(isinstance(parameter, DTensor) for parameter in parameters):  # FSDP2 holds on to the tensors it sharded
+        with as_they_were(parameters):
+            _set(parameters, values)
+            yield
+        return
+    own = [parameter.data for parameter in parameters]
+    try:
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data = value.to(parameter.dtype)
+        torch.clear_autocast_cache()  # of the weights as they were, in half precision
         yield
+    finally:
+        for parameter, value in zip(parameters, own, strict=True):
+            parameter.data = value
+        torch.clear_autocast_cache()
 
 
 @contextlib.contextmanager

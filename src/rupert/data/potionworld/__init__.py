@@ -8,10 +8,13 @@ and the scored one, which tells whether fine-tuning on the attacker's recipes un
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from rupert.data.examples import Example
 from rupert.data.potionworld import tasks
 from rupert.errors import UnknownName
+
+__all__ = ["SPLITS", "examples"]
 
 SPLITS: Mapping[str, str] = {
     "benign": "questions of six skills with exact answers",
@@ -44,4 +47,10 @@ def examples(split: str) -> list[Example]:
     """
     if split not in SPLITS:
         raise UnknownName("potionworld split", split, SPLITS)
-    return _EXAMPLES[split]()
+    return list(_made(split))
+
+
+@cache
+def _made(split: str) -> tuple[Example, ...]:
+    """Half a million hashes for the benign questions, which an evaluation asks for three times."""
+    return tuple(_EXAMPLES[split]())
