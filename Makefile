@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each sets everything up itself.
+# Two commands: `make demo` and `make test`. Each sets everything up itself, and so does every other.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 # uv reads its own name for pip's setting.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test lint types format lock clean
+.PHONY: setup demo test bench docs lint types format lock clean build audit sbom release
 
 setup: $(VENV)/.ready
 
@@ -30,7 +30,13 @@ demo: setup
 	$(BIN)/rupert demo
 
 test: lint types
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+bench: setup
+	$(BIN)/python benchmarks/all.py $(BENCH)
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: setup
 	$(BIN)/ruff check .
@@ -46,5 +52,23 @@ format: setup
 lock:
 	$(UV) lock
 
+# What is published goes to dist/; docs/releasing.md says in which order.
+build: setup
+	rm -f dist/rupert-*
+	$(BIN)/python -m hatchling build
+
+# The advisories are PyPI's; --strict, because a package that could not be looked up would otherwise count as clean.
+audit: setup
+	$(UV) export --quiet --frozen --no-dev --all-extras --no-emit-project > .audit.txt
+	$(BIN)/pip-audit --strict --disable-pip --requirement .audit.txt
+
+sbom: setup
+	$(BIN)/python docs/generate_sbom.py dist/rupert-$$($(BIN)/python -c "import rupert; print(rupert.__version__)").cdx.json
+
+release: build sbom
+	$(BIN)/pytest tests/release
+	$(PYTHON) tests/release/clean_install.py dist
+	cd dist && sha256sum rupert-* > SHA256SUMS
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache
