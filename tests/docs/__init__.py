@@ -1,0 +1,1 @@
+"""The site, and every command and snippet of it and of the README."""
