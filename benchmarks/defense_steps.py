@@ -16,16 +16,15 @@ comes once in 200 steps, and is less than half a row a step with the paper's set
 from __future__ import annotations
 
 import argparse
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice, pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from measuring import now
+from outcome import Figure, begin, options
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -38,7 +37,6 @@ from rupert.defenses import DEFENSES
 from rupert.models.anatomy import layers
 from rupert.models.chat_templates import DEFAULT_CHAT_TEMPLATE
 from rupert.models.loading import LoadedModel, ModelSettings, is_potionworld, load
-from rupert.records import environment, write_json
 from rupert.training.gradients import backward_answer_cross_entropy
 from rupert.training.objective import Cost
 
@@ -83,25 +81,21 @@ class Result:
 
 def main() -> None:
     """Run the benchmark, print its table, and exit with 1 where a target is missed."""
-    arguments = _arguments()
-    load_average = os.getloadavg()[0]
+    begun = begin("defense_steps", _options())
+    arguments = begun.arguments
     results = {name: _measure(name, arguments) for name in arguments.defenses}
     title = f"one step, in plain steps of {arguments.rows} rows of about {arguments.tokens} tokens: {arguments.model}"
     Console().print(_table(title, results))
-    if arguments.json:
-        outcome = {
-            "settings": {name: value for name, value in vars(arguments).items() if name != "json"},
-            "threads": torch.get_num_threads(),
-            "load_average_before": load_average,
-            "results": {name: asdict(one) | {"ratio": one.ratio, "met": one.is_met} for name, one in results.items()},
-            "environment": environment(),
-        }
-        write_json(outcome, arguments.json)
-    raise SystemExit(int(not all(result.is_met for result in results.values())))
+    rows = [{"defense": name, **asdict(one), "ratio": one.ratio} for name, one in results.items()]
+    figures = [
+        Figure(what=f"a step of {name} in plain fine-tuning steps", value=one.ratio, unit="times", at_most=one.limit)
+        for name, one in results.items()
+    ]
+    raise SystemExit(begun.end(rows, figures, {"threads": torch.get_num_threads()}))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def _options() -> argparse.ArgumentParser:
+    parser = options((__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="smollm2", help="embedded or on disk")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--rows", type=int, default=4, help="of a batch")
@@ -111,8 +105,7 @@ def _arguments() -> argparse.Namespace:
         "--inner-steps", type=int, default=64, help="K of TAR; below 16 its other passes weigh too much"
     )
     parser.add_argument("--defenses", nargs="+", choices=DEFENSES, default=list(DEFENSES))
-    parser.add_argument("--json", type=Path, help="also write the outcome to this file")
-    return parser.parse_args()
+    return parser
 
 
 def _measure(name: str, arguments: argparse.Namespace) -> Result:
@@ -170,14 +163,10 @@ def _interleaved(
 def _timed(model: nn.Module, work: Callable[[], object]) -> float:
     model.zero_grad(set_to_none=True)
     torch.manual_seed(0)
-    on_cuda = next(model.parameters()).is_cuda
-    if on_cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+    device = next(model.parameters()).device
+    start = now(device)
     work()
-    if on_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return now(device) - start
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from outcome import Figure, begin, options
 from rich.console import Console
 from rich.table import Table
 
 from rupert.data import sources
 from rupert.models.generation import Prompt, decode, generate
 from rupert.models.loading import LoadedModel, ModelSettings, load
-from rupert.records import environment, write_json
 
 REQUESTS = ("stand-ins:scored", "pairs:test")
 LOWEST_SPEED_UP = 4.0
@@ -61,8 +59,6 @@ class Outcome:
     max_new_tokens: int
     threads: int
     ways: list[Way]
-    load_average_before: float
-    environment: dict[str, str]
 
 
 @dataclass(slots=True)
@@ -85,29 +81,36 @@ class Run:
 
 def main() -> None:
     """Run the benchmark, print its table, and exit with 1 where the target is missed."""
-    arguments = _arguments()
+    begun = begin("generation", _options())
+    arguments = begun.arguments
     loaded = load(ModelSettings(model=arguments.model, device=arguments.device, dtype=arguments.dtype))
     outcome = _measure(loaded, arguments)
     Console().print(_table(outcome))
-    if arguments.json:
-        write_json(asdict(outcome), arguments.json)
-    raise SystemExit(int(outcome.ways[-1].times < LOWEST_SPEED_UP))
+    last, details = outcome.ways[-1], asdict(outcome)
+    figures = (
+        Figure(
+            what=f"answers in batches of {last.batch_size}: times as fast as one at a time",
+            value=last.times,
+            unit="times",
+            at_least=LOWEST_SPEED_UP,
+        ),
+        Figure(what="tokens a second in these", value=last.tokens_a_second),
+    )
+    raise SystemExit(begun.end(details.pop("ways"), figures, details))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def _options() -> argparse.ArgumentParser:
+    parser = options(__doc__)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--requests", type=int, default=32, help=f"half of them from each of {', '.join(REQUESTS)}")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 16, 32])
-    parser.add_argument("--json", type=Path, help="also write the outcome to this file")
-    return parser.parse_args()
+    return parser
 
 
 def _measure(loaded: LoadedModel, arguments: argparse.Namespace) -> Outcome:
-    load_average = os.getloadavg()[0]
     new = arguments.max_new_tokens
     prompts = [example.prompt for spec in REQUESTS for example in sources.load(spec)[: arguments.requests // 2]]
     half = len(prompts) // 2
@@ -140,8 +143,6 @@ def _measure(loaded: LoadedModel, arguments: argparse.Namespace) -> Outcome:
             )
             for run in runs
         ],
-        load_average_before=load_average,
-        environment=environment(),
     )
 
 
@@ -222,7 +223,7 @@ def _table(outcome: Outcome) -> Table:
             f"{way.same}/{outcome.requests}",
         )
     table.caption = (
-        f"threads: {outcome.threads}; load average before {outcome.load_average_before:.1f}; "
+        f"threads: {outcome.threads}; "
         f"target: rupert's largest batches at least {LOWEST_SPEED_UP} times as fast as one request at a time"
     )
     return table

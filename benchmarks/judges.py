@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from outcome import Figure, begin, options
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -32,10 +33,9 @@ from rupert.models.generation import generate
 from rupert.models.loading import POTIONWORLD_FOLDER, ModelSettings, load
 from rupert.models.saving import save
 from rupert.models.threads import fitting_threads
-from rupert.records import environment, write_json
 from rupert.study import stage
-from rupert.study.reading import read_study
-from rupert.study.recipes import find_recipe
+from rupert.study.definition.reading import read_study
+from rupert.study.definition.recipes import find_recipe
 
 REQUESTS = "potionworld:scored"
 RECIPE = "demo"  # whose SDD and whose attack are used
@@ -100,30 +100,33 @@ class Outcome:
     groups: list[Group]
     judges: list[Judged]
     every: int
-    environment: dict[str, str]
 
 
 def main() -> None:
     """Run the benchmark and print its tables; it has no target."""
-    arguments = _arguments()
+    begun = begin("judges", _options())
     with TemporaryDirectory() as folder:
-        outcome = _measure(Path(folder), arguments)
+        outcome = _measure(Path(folder), begun.arguments)
     console = Console()
     console.print(_groups_table(outcome))
     console.print(_judges_table(outcome))
     for judged in outcome.judges:
         console.print(Text(f"{judged.name}: {judged.spec}"))
-    if arguments.json:
-        write_json(asdict(outcome), arguments.json)
+    figures = [
+        Figure(what=f"kappa with the oracle, {one.name}", value=one.accuracy.agreement.kappa.value)
+        for one in outcome.judges
+        if one.accuracy.agreement.kappa
+    ]
+    details = {"requests": outcome.requests, "groups": [asdict(group) for group in outcome.groups]}
+    raise SystemExit(begun.end(outcome.judges, figures, details))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def _options() -> argparse.ArgumentParser:
+    parser = options(__doc__)
     parser.add_argument("--local-model", default="smollm2", help="the judging language model (default: %(default)s)")
     parser.add_argument("--every", type=int, default=8, help="it judges each so-manieth answer (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=64, help="of its replies (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the outcome to this file")
-    return parser.parse_args()
+    return parser
 
 
 def _measure(folder: Path, arguments: argparse.Namespace) -> Outcome:
@@ -148,7 +151,6 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> Outcome:
         groups=[_group(name, own) for name, own in answers.items()],
         judges=[replace(one, spec=one.spec.replace(str(classifier), "FOLDER")) for one in judged],
         every=arguments.every,
-        environment=environment(),
     )
 
 

@@ -7,7 +7,6 @@ A server on 127.0.0.1 stands for the endpoint and answers at once, so that what 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -15,6 +14,8 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from outcome import Figure, begin, options
 
 from rupert.evaluation.judges import Answer, parse_judges
 
@@ -70,9 +71,7 @@ def measure(answers: list[Answer], cache: Path, url: str) -> list[dict[str, floa
 
 def main() -> int:
     """Print both, and exit with 1 where judging again takes too long or asks again."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    arguments = parser.parse_args()
+    begun = begin("judging", options(__doc__))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     answers = [Answer("What is asked?", "", "", f"{number}: " + "some words " * 100) for number in range(ANSWERS)]
@@ -82,9 +81,11 @@ def main() -> int:
     print(f"{ANSWERS:,} answers        seconds  requests   tokens")
     for name, row in (("asked for the first time", asked), ("judged again", again)):
         print(f"{name:<24} {row['seconds']:6.2f}  {row['requests']:8,.0f}  {row['tokens']:7,.0f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"asked": asked, "again": again}, indent=2))
-    return int(again["seconds"] > TARGET or again["requests"] > 0)
+    figures = (
+        Figure(what=f"{ANSWERS:,} cached answers judged again", value=again["seconds"], unit="s", at_most=TARGET),
+        Figure(what="requests made for them", value=again["requests"], at_most=0),
+    )
+    return begun.end([{"way": "asked", **asked}, {"way": "again", **again}], figures)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 import torch
+from measuring import now
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PretrainedConfig
@@ -202,10 +202,3 @@ def _seconds(rows: int, inputs: int, outputs: int, like: Tensor) -> float:
             torch.mm(left, right)
         best[index] = min(best[index], (now(like.device) - start) / calls)
     return sum(best)
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

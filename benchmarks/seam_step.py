@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 from matrix_work import Rates
+from measuring import in_a_fresh_process
+from outcome import Figure, begin, options
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
-from seam_ways import EXACT, FEW_LAYERS, PUBLISHED, WAYS, Run, Task, find_rates, gradient_files, run_way
+from seam_ways import EXACT, FEW_LAYERS, HESSIAN_FREE, PUBLISHED, WAYS, Run, Task, find_rates, gradient_files, run_way
 from torch import Tensor
 
 from rupert.models.loading import ModelSettings
-from rupert.records import environment, write_json
 
 LOWEST_SPEED_UP = 2.2
 LOWEST_SPEED_UP_OF_FEW_LAYERS = 4.0
@@ -59,16 +56,6 @@ class Result:
     self_destruction: Fidelity
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is asked for, and whether it was met."""
-
-    name: str
-    value: float
-    limit: float
-    met: bool
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What the benchmark found; `rates` in operations a second."""
@@ -78,14 +65,12 @@ class Outcome:
     threads: int
     rates: Rates
     results: dict[str, Result]
-    targets: tuple[Target, ...]
-    load_average_before: float
-    environment: dict[str, str]
 
 
 def main() -> None:
     """Run the benchmark, print its table, and exit with 1 where a target is missed."""
-    arguments = _arguments()
+    begun = begin("seam_step", _options())
+    arguments = begun.arguments
     task = Task(
         settings=ModelSettings(model=arguments.model, dtype=arguments.dtype, device=arguments.device),
         tokens=tuple(arguments.tokens),
@@ -94,17 +79,14 @@ def main() -> None:
         check_flops=arguments.check_flops,
     )
     outcome = _measure(task)
-    console = Console()
-    console.print(_table(outcome))
-    for target in outcome.targets:
-        console.print(f"{'met   ' if target.met else 'MISSED'} {target.name} {target.limit}: {target.value:.2f}")
-    if arguments.json:
-        write_json(asdict(outcome), arguments.json)
-    raise SystemExit(int(not all(target.met for target in outcome.targets)))
+    Console().print(_table(outcome))
+    rows = [{"way": way, **asdict(result)} for way, result in outcome.results.items()]
+    details = {"device": outcome.device, "threads": outcome.threads, "rates": asdict(outcome.rates)}
+    raise SystemExit(begun.end(rows, _figures(outcome.results, is_asked=task.has_targets), details))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def _options() -> argparse.ArgumentParser:
+    parser = options(__doc__)
     parser.add_argument("--model", default="smollm2", help="of Llama's architecture")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="type of the weights")
     parser.add_argument("--device", default="cpu", help="such as cuda; the targets are for float32 on a CPU")
@@ -114,16 +96,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=256, help="what the published way pads to")
     parser.add_argument("--repeats", type=int, default=1, help="timed steps of each way; the fastest counts")
     parser.add_argument("--check-flops", action="store_true", help="also count with PyTorch's counter, a step more")
-    parser.add_argument("--json", type=Path, help="also write the outcome to this file")
-    return parser.parse_args()
+    return parser
 
 
 def _measure(task: Task) -> Outcome:
-    load_average = os.getloadavg()[0]
     # Before and after, so that a machine that slows down or speeds up meanwhile is not held against the ways.
-    before = _in_a_fresh_process(find_rates, task)
+    before = in_a_fresh_process(find_rates, task)
     measured = _run_all(task)
-    after = _in_a_fresh_process(find_rates, task)
+    after = in_a_fresh_process(find_rates, task)
     rates = Rates(max(before.layers, after.layers), max(before.head, after.head))
     results = {
         way: Result(
@@ -141,9 +121,6 @@ def _measure(task: Task) -> Outcome:
         threads=torch.get_num_threads(),
         rates=rates,
         results=results,
-        targets=_targets(results) if task.settings.dtype == "float32" and not task.on_cuda else (),
-        load_average_before=load_average,
-        environment=environment(),
     )
 
 
@@ -156,9 +133,9 @@ def _run_all(task: Task) -> dict[str, tuple[Run, Fidelity, Fidelity]]:
         if task.settings.dtype != "float32":
             reference = REFERENCE
             precise = replace(task, settings=replace(task.settings, dtype="float32"), repeats=1, check_flops=False)
-            _in_a_fresh_process(run_way, precise, PUBLISHED, folder, reference)
+            in_a_fresh_process(run_way, precise, PUBLISHED, folder, reference)
         for way in WAYS:
-            run = _in_a_fresh_process(run_way, task, way, folder, way)
+            run = in_a_fresh_process(run_way, task, way, folder, way)
             own, theirs = gradient_files(folder, way), gradient_files(folder, reference)
             whole, self_destruction = (_fidelity(*map(load_file, pair)) for pair in zip(own, theirs, strict=True))
             measured[way] = (run, whole, self_destruction)
@@ -166,12 +143,6 @@ def _run_all(task: Task) -> dict[str, tuple[Run, Fidelity, Fidelity]]:
                 for file in own:
                     file.unlink()
     return measured
-
-
-def _in_a_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Memory that one way leaves behind is not the next one's."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def _fidelity(gradient: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Fidelity:
@@ -182,31 +153,26 @@ def _fidelity(gradient: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -
     return Fidelity(inner(gradient, reference) / (norm * reference_norm), norm / reference_norm)
 
 
-def _targets(results: Mapping[str, Result]) -> tuple[Target, ...]:
+def _figures(results: Mapping[str, Result], *, is_asked: bool) -> tuple[Figure, ...]:
+    """Ratios, and whether they are what is asked for where the sizes are those that targets are made for."""
     published, exact, few = (results[way] for way in (PUBLISHED, EXACT, FEW_LAYERS))
-    at_least = (
-        (f"{EXACT}: times as fast as {PUBLISHED}, at least", published.seconds / exact.seconds, LOWEST_SPEED_UP),
-        (
-            f"{FEW_LAYERS}: times as fast as {PUBLISHED}, at least",
-            published.seconds / few.seconds,
-            LOWEST_SPEED_UP_OF_FEW_LAYERS,
-        ),
+    bounds: tuple[dict[str, float], ...] = (
+        {"at_least": LOWEST_SPEED_UP},
+        {"at_least": LOWEST_SPEED_UP_OF_FEW_LAYERS},
+        {"at_most": HIGHEST_SHARE_OF_MEMORY},
+        {"at_most": HIGHEST_OVER_MATRIX_RATE},
+        {},
     )
-    at_most = (
-        (
-            f"{EXACT}: peak memory as a share of {PUBLISHED}'s, at most",
-            exact.run.memory / published.run.memory,
-            HIGHEST_SHARE_OF_MEMORY,
-        ),
-        (
-            f"{EXACT}: seconds over those at the matrix rate, at most",
-            exact.seconds / exact.matrix_seconds,
-            HIGHEST_OVER_MATRIX_RATE,
-        ),
+    values = (
+        ("exact step: times as fast as published", published.seconds / exact.seconds),
+        ("exact step, 4 hidden states: times as fast as published", published.seconds / few.seconds),
+        ("exact step: peak memory over published", exact.run.memory / published.run.memory),
+        ("exact step: seconds over those at the matrix rate", exact.seconds / exact.matrix_seconds),
+        ("Hessian-free step: times as fast as published", published.seconds / results[HESSIAN_FREE].seconds),
     )
-    return (
-        *(Target(name, value, limit, value >= limit) for name, value, limit in at_least),
-        *(Target(name, value, limit, value <= limit) for name, value, limit in at_most),
+    return tuple(
+        Figure(what=what, value=value, unit="times", **(bound if is_asked else {}))
+        for (what, value), bound in zip(values, bounds, strict=True)
     )
 
 
@@ -222,7 +188,7 @@ def _table(outcome: Outcome) -> Table:
         table.add_row(name, *(column[name] for column in columns))
     table.caption = (
         f"matrix rate, GFLOP/s: layers {outcome.rates.layers / 1e9:.1f}, head {outcome.rates.head / 1e9:.1f}; "
-        f"{outcome.threads} threads; load average before {outcome.load_average_before:.1f}"
+        f"{outcome.threads} threads"
     )
     return table
 

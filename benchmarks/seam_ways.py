@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matrix_work import Rates, Size, Tokens, Work, counted_flops, measure_rates, now, published_flops, rupert_flops
+from matrix_work import Rates, Size, Tokens, Work, counted_flops, measure_rates, published_flops, rupert_flops
+from measuring import now, peak, reset_peak
 from published_seam import leave_gradient, leave_self_destruction
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -66,6 +67,11 @@ class Task:
     check_flops: bool
 
     @property
+    def has_targets(self) -> bool:
+        """Whether targets are made for it: float32 on a CPU, and a model whose work is mostly matrix products."""
+        return self.settings.dtype == "float32" and not self.on_cuda and not is_potionworld(self.settings)
+
+    @property
     def on_cuda(self) -> bool:
         """Whether it runs on a GPU of NVIDIA's."""
         return self.settings.device.startswith("cuda")
@@ -113,9 +119,10 @@ def run_way(task: Task, way: str, folder: Path, name: str) -> Run:
     if task.on_cuda:
         _timed(step, model)  # kernels are chosen in the first step
     model.zero_grad(set_to_none=True)
-    before = _memory(task, reset=True)
+    reset_peak(task.settings.device)
+    before = peak(task.settings.device)
     seconds = tuple(_timed(step, model) for _ in range(task.repeats))
-    peak = _memory(task)
+    most = peak(task.settings.device)
     reserved = torch.cuda.max_memory_reserved() if task.on_cuda else 0
     whole_file, self_destruction_file = gradient_files(folder, name)
     _save_gradient(model, whole_file)
@@ -127,7 +134,7 @@ def run_way(task: Task, way: str, folder: Path, name: str) -> Run:
     return Run(
         seconds=seconds,
         memory_before=before,
-        memory=peak,
+        memory=most,
         memory_reserved=reserved,
         work=_work(way, size, tokens, task.max_length),
         padded_work=_work(way, size, padded, task.max_length),
@@ -172,22 +179,6 @@ def _timed(step: Step, model: nn.Module) -> float:
     start = now(device)
     step()
     return now(device) - start
-
-
-def _memory(task: Task, *, reset: bool = False) -> int:
-    """The peak so far; with `reset` what is in use, from where the peak is counted anew. On a CPU, Linux tells it.
-
-    `resource.getrusage` would hold the peak of loading as well, and cannot be reset.
-    """
-    if task.on_cuda:
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated()
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(kib) * 1024
 
 
 def _save_gradient(model: nn.Module, path: Path) -> None:

@@ -10,7 +10,6 @@ of least squares through the studies after the warm-up, in which libraries and c
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import sys
@@ -18,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +26,11 @@ from rupert.cli.main import quieten_libraries
 
 quieten_libraries()  # what it sets is read when libraries are imported
 
-from rupert.records import environment, write_json  # noqa: E402
+from outcome import Figure, begin, options  # noqa: E402
+
+from rupert.study.definition.reading import read_study  # noqa: E402
 from rupert.study.executors import EXECUTORS, Executor, Resources  # noqa: E402
-from rupert.study.reading import read_study  # noqa: E402
-from rupert.study.run import result_rows, run  # noqa: E402
+from rupert.study.running.run import result_rows, run  # noqa: E402
 from rupert.study.store import KINDS, LOCKS, WORKING  # noqa: E402
 
 STUDY = """
@@ -121,7 +121,7 @@ def slope(samples: Sequence[Sample], name: str) -> float:
 
 def main() -> int:
     """Print what is taken, and exit with 1 where it grows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--studies", type=int, default=200, help="how many")
     parser.add_argument("--start", type=int, default=0, help="number of the first")
     parser.add_argument("--warm-up", type=int, default=20, help="studies before anything is held against a target")
@@ -130,8 +130,8 @@ def main() -> int:
     parser.add_argument(
         "--store", type=Path, help="folder of an earlier piece; a new one by default, deleted at the end"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    arguments = parser.parse_args()
+    begun = begin("soak", parser)
+    arguments = begun.arguments
     if arguments.studies < arguments.warm_up + LEAST:
         parser.error(f"--studies: {arguments.studies} leave no {LEAST} after a warm-up of {arguments.warm_up}")
     with ExitStack() as closing:
@@ -142,15 +142,13 @@ def main() -> int:
     held = samples[arguments.warm_up :]
     slopes = {name: slope(held, name) for name in ("memory", "objects", "seconds")}
     opened, unfinished = held[-1].files - held[0].files, taken[WORKING][0]
-    print(
-        f"after {arguments.warm_up} studies, one leaves {slopes['memory'] / MEGABYTE:+.3f} MB of memory (at most "
-        f"{arguments.target:g}) and {slopes['objects']:+.1f} objects, and takes {slopes['seconds']:+.4f} s more"
+    print(f"after {arguments.warm_up} studies, one leaves {slopes['objects']:+.1f} objects")
+    figures = (
+        Figure(what="memory left by a study", value=slopes["memory"] / MEGABYTE, unit="MB", at_most=arguments.target),
+        Figure(what="open files after all studies, more than before", value=opened, at_most=0),
+        Figure(what="files left unfinished", value=unfinished, at_most=0),
     )
-    print(f"{opened:+} open files; {unfinished} files are left in {WORKING}/")
-    if arguments.json:
-        figures = {"samples": [asdict(one) for one in samples], "slopes": slopes, "opened": opened, "disk": taken}
-        write_json({**figures, "environment": environment()}, arguments.json)
-    return int(slopes["memory"] > arguments.target * MEGABYTE or opened > 0 or unfinished > 0)
+    return begun.end(samples, figures, {"slopes": slopes, "disk": taken})
 
 
 if __name__ == "__main__":

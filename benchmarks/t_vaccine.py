@@ -6,13 +6,13 @@ PyTorch makes them, on the CPU; what a kernel needs for itself is not.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 import weakref
 from pathlib import Path
 from typing import Any
 
+from outcome import Figure, begin, options
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, UntypedStorage, nn
@@ -22,7 +22,6 @@ from torch.utils._pytree import tree_leaves
 from rupert.data.examples import Example
 from rupert.defenses import TVaccine, Vaccine
 from rupert.models.loading import LoadedModel, ModelSettings, load
-from rupert.records import environment, write_json
 from rupert.training.objective import Gathered
 from rupert.training.trainer import harden
 
@@ -63,20 +62,21 @@ class Peak(TorchDispatchMode):
 
 def main() -> None:
     """Run both in both ways, print the table, and exit with 1 where T-Vaccine takes more than it may."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--rows", type=int, default=4, help="of one pass")
     parser.add_argument("--length", type=int, default=128, help="tokens of each row")
     parser.add_argument("--layers", type=int, default=8, help="that T-Vaccine trains at a time")
-    parser.add_argument("--json", type=Path, help="also write the outcome to this file")
-    arguments = parser.parse_args()
+    begun = begin("t_vaccine", parser)
+    arguments = begun.arguments
     sizes = {"per_device_train_batch_size": arguments.rows, "max_length": arguments.length, "max_steps": STEPS}
     targeted = {"trained_layers": arguments.layers, "draw_steps": 1, "harmful_batches": 1}
     loaded = load(ModelSettings(model=arguments.model))
     table = Table(title=f"peak of tensors in MiB beside the weights: {arguments.model}")
     for name in ("trained", "Vaccine", "T-Vaccine", "share", "seconds"):
         table.add_column(name, justify="left" if name == "trained" else "right")
-    results, started = [], time.perf_counter()
+    results: list[dict[str, Any]] = []
+    started = time.perf_counter()
     for trained, lora in (("all weights", False), ("LoRA", True)):
         whole = measured(Vaccine(lora=lora, **sizes), loaded)
         few = measured(TVaccine(lora=lora, **sizes, **targeted), loaded)
@@ -84,12 +84,16 @@ def main() -> None:
         results.append({"trained": trained, "vaccine": whole, "t_vaccine": few, "share": few / whole})
         table.add_row(trained, f"{whole / MIB:,.0f}", f"{few / MIB:,.0f}", f"{few / whole:.2f}", f"{seconds:.0f}")
     Console().print(table)
-    if arguments.json:
-        settings = {name: getattr(arguments, name) for name in ("model", "rows", "length", "layers")}
-        write_json({**settings, "results": results, "environment": environment()}, arguments.json)
-    missed = [result for result in results if result["share"] > HIGHEST_SHARE[str(result["trained"])]]
-    print(f"{'MISSED' if missed else 'met   '} at most {HIGHEST_SHARE} of Vaccine's")
-    raise SystemExit(int(bool(missed)))
+    figures = [
+        Figure(
+            what=f"peak memory over Vaccine's, {result['trained']}",
+            value=result["share"],
+            unit="times",
+            at_most=HIGHEST_SHARE[result["trained"]],
+        )
+        for result in results
+    ]
+    raise SystemExit(begun.end(results, figures))
 
 
 def measured(defense: Vaccine | TVaccine, loaded: LoadedModel) -> int:

@@ -10,7 +10,6 @@ wall time of a machine that does nothing else.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from outcome import Figure, begin, options
 
 from rupert.attacks import FineTune
 from rupert.evaluation import trajectory
@@ -25,7 +25,6 @@ from rupert.evaluation.suite import Evaluation
 from rupert.models import loading
 from rupert.models.loading import LoadedModel, ModelSettings
 from rupert.models.threads import fitting_threads
-from rupert.records import environment, write_json
 from rupert.training.fine_tuning import Following
 
 TARGET = 0.20  # of the attack's time
@@ -87,13 +86,13 @@ def run(evaluation: Evaluation, eval_steps: float) -> Run:
 
 def main() -> int:
     """Print the table, and exit with 1 where the target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser = options(__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="attacks of each kind")
     parser.add_argument("--rows", type=int, default=64, help="requests, and as many questions")
     parser.add_argument("--batch-size", type=int, default=128, help="answers at once")
     parser.add_argument("--eval-steps", type=float, default=0.2, help="see `rupert attack --eval-steps`")
-    arguments = parser.parse_args()
+    begun = begin("trajectory", parser)
+    arguments = begun.arguments
     settings = Evaluation(limit=arguments.rows, batch_size=arguments.batch_size)
     evaluation = settings.for_model(is_potionworld=True)
     run(evaluation, arguments.eval_steps)  # imports, and what is made once in a process
@@ -101,20 +100,17 @@ def main() -> int:
     for alone, followed in pairs:
         for mine, other in zip(alone.loaded.model.parameters(), followed.loaded.model.parameters(), strict=True):
             assert torch.equal(mine, other)
-    figures: dict[str, object] = {"looks": pairs[0][1].looks, "rows": arguments.rows, "environment": environment()}
     print("seconds      attack alone   with looks      more   with the end counted too")
-    shares = {}
+    rows = {}
     for clock in ("wall", "processor"):
         alone, followed = (median(getattr(pair[way].attack, clock) for pair in pairs) for way in (0, 1))
         end = median(getattr(pair[1].end, clock) for pair in pairs)
-        shares[clock] = followed / alone - 1
-        counted = (followed + end) / alone - 1
-        figures[clock] = {"alone": alone, "followed": followed, "end": end, "share": shares[clock], "counted": counted}
-        print(f"{clock:<10} {alone:14.2f} {followed:12.2f} {shares[clock]:9.1%} {counted:26.1%}")
-    print(f"{figures['looks']} looks on the way; target: at most {TARGET:.0%} more of the processor's time")
-    if arguments.json:
-        write_json(figures, arguments.json)
-    return int(shares["processor"] > TARGET)
+        share, counted = followed / alone - 1, (followed + end) / alone - 1
+        rows[clock] = {"alone": alone, "followed": followed, "end": end, "share": share, "counted": counted}
+        print(f"{clock:<10} {alone:14.2f} {followed:12.2f} {share:9.1%} {counted:26.1%}")
+    what = f"{pairs[0][1].looks} looks at a model under attack: more of the processor's time"
+    figure = Figure(what=what, value=100 * rows["processor"]["share"], unit="%", at_most=100 * TARGET)
+    return begun.end([{"clock": clock, **row} for clock, row in rows.items()], [figure])
 
 
 if __name__ == "__main__":
