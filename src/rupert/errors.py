@@ -21,6 +21,20 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+__all__ = [
+    "DataError",
+    "DiskFullError",
+    "FolderError",
+    "InvalidValue",
+    "MissingDependency",
+    "NonFiniteError",
+    "RunError",
+    "RupertError",
+    "UnknownName",
+    "UsageError",
+    "WorkerDied",
+]
+
 
 class RupertError(Exception):
     """Root of the tree; the command line prints its message as one line, without a traceback."""
