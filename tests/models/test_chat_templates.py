@@ -72,13 +72,13 @@ def test_a_stage_says_which_template_it_was() -> None:
 
 def test_an_attack_trains_on_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
-    step = trl.SFTTrainer.compute_loss
+    step = trl.SFTTrainer.training_step
 
-    def watching(trainer: trl.SFTTrainer, model: object, inputs: dict[str, torch.Tensor], **others: object) -> object:
+    def watching(trainer: trl.SFTTrainer, model: object, inputs: dict[str, torch.Tensor], *others: object) -> object:
         seen.append(inputs["input_ids"].clone())
-        return step(trainer, model, inputs, **others)
+        return step(trainer, model, inputs, *others)
 
-    monkeypatch.setattr(trl.SFTTrainer, "compute_loss", watching)
+    monkeypatch.setattr(trl.SFTTrainer, "training_step", watching)
     loaded = load(settings("bare"))
     ATTACK.run(loaded, ATTACK.gather())
     rows = [loaded.tokenizer.decode([token for token in row.tolist() if token]) for row in torch.cat(seen)]

@@ -29,17 +29,16 @@ def ranks(values: Iterable[int]) -> dict[int, int]:
     return {value: rank for rank, value in enumerate(sorted(set(values)))}
 
 
-def of_two_rates(attacks: Mapping[str, Any]) -> dict[str, Any]:
-    """Of attacks that differ in their learning rate alone, the first and the last."""
-    alike: dict[Any, list[str]] = {}
+def of_one_rate(attacks: Mapping[str, Any]) -> dict[str, Any]:
+    """Of attacks that differ in their learning rate alone, the first."""
+    alike: dict[Any, str] = {}
     for label, attack in attacks.items():
-        alike.setdefault(replace(attack, learning_rate=1.0), []).append(label)
-    kept = {label for labels in alike.values() for label in (labels[0], labels[-1])}
-    return {label: attack for label, attack in attacks.items() if label in kept}
+        alike.setdefault(replace(attack, learning_rate=1.0), label)
+    return {label: attacks[label] for label in alike.values()}
 
 
 def shrunk(study: Study) -> Study:
-    study = replace(study, attacks=of_two_rates(study.attacks))
+    study = replace(study, attacks=of_one_rate(study.attacks))
     pairs = ranks(getattr(defense, "num_pairs", 0) for defense in study.defenses.values())
     rows = ranks(attack.num_examples for attack in study.attacks.values())
     few: dict[str, Any] = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
