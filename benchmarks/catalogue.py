@@ -65,7 +65,7 @@ BENCHMARKS = (
     Benchmark(name="generation", what="greedy answers", threads=2, quick=_words("--requests 16 --batch-sizes 16")),
     Benchmark(name="defense_steps", what="a step of each defense", threads=2, quick=_words("--model potionworld")),
     Benchmark(name="memory", what="predicted and measured memory", quick=("--smallest",)),
-    Benchmark(name="engine", what="a study beside its stages", quick=_words("--seeds 1 --executors processes")),
+    Benchmark(name="engine", what="a study beside its stages", quick=_words("--executors processes")),
     Benchmark(
         name="scaling",
         what="cost as model and rows grow",
