@@ -32,6 +32,7 @@ ALLOWED = frozenset(
 # Those that may be depended on although their licence is not among these, and why.
 EXPLAINED = {
     "certifi": "MPL-2.0 asks that changed files of certifi stay under it; rupert neither changes nor ships them.",
+    "chardet": "LGPL-2.1 asks that its changed files stay under it; lm-eval brings it, and rupert does not ship it.",
     "tqdm": "MPL-2.0 for a part of its files, MIT for the rest; rupert neither changes nor ships them.",
 }
 # What the packages write in place of an SPDX expression.
