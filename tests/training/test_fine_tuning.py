@@ -12,30 +12,19 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.trainer_utils import TrainOutput
 
-from rupert.data import sources
 from rupert.data.batches import IGNORED, encode
 from rupert.data.examples import Example
 from rupert.errors import NonFiniteError, UnknownName
 from rupert.models.loading import LoadedModel, ModelSettings, load
 from rupert.models.saving import save
 from rupert.training import fine_tuning
-from rupert.training.fine_tuning import FineTuned, FineTuningSettings, fine_tune
 from rupert.training.sft_trainer import PaddingFreeTrainer
+
+from .tuning import tuned
 
 Tiny = Callable[..., LoadedModel]
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-
-
-@pytest.fixture(scope="module")
-def examples() -> list[Example]:
-    """Recipes and answers of other skills: many lengths."""
-    return [*sources.load("potionworld:attacker")[:6], *sources.load("potionworld:benign")[::500][:6]]
-
-
-def tuned(loaded: LoadedModel, examples: list[Example], **settings: Any) -> FineTuned:
-    values = {"learning_rate": 1e-2, "per_device_train_batch_size": 4, "max_length": 64, "max_steps": 2}
-    return fine_tune(FineTuningSettings(**(values | settings)), loaded, examples, "fine-tuning")
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

@@ -11,27 +11,16 @@ import torch
 from torch import Tensor, nn
 from trl import SFTTrainer
 
-from rupert.data import sources
 from rupert.data.batches import IGNORED
 from rupert.data.examples import Example
 from rupert.models.loading import LoadedModel
 from rupert.models.packing import is_packing, packing
 from rupert.training import fine_tuning
-from rupert.training.fine_tuning import FineTuned, FineTuningSettings, fine_tune
 from rupert.training.sft_trainer import PaddingFreeTrainer, without_padding
 
+from .tuning import tuned
+
 Tiny = Callable[..., LoadedModel]
-
-
-@pytest.fixture(scope="module")
-def examples() -> list[Example]:
-    """Recipes and answers of other skills: many lengths."""
-    return [*sources.load("potionworld:attacker")[:6], *sources.load("potionworld:benign")[::500][:6]]
-
-
-def tuned(loaded: LoadedModel, examples: list[Example], **settings: Any) -> FineTuned:
-    values = {"learning_rate": 1e-2, "per_device_train_batch_size": 4, "max_length": 64, "max_steps": 3}
-    return fine_tune(FineTuningSettings(**(values | settings)), loaded, examples, "fine-tuning")
 
 
 @contextlib.contextmanager
@@ -54,7 +43,7 @@ def test_the_weights_are_those_of_trl(
     tiny: Tiny, examples: list[Example], monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     """By plain descent: Adam would make a step of the rounding where a gradient is next to nothing."""
-    settings = {"optim": "sgd", "learning_rate": 1.0, **settings}
+    settings = {"optim": "sgd", "learning_rate": 1.0, "max_steps": 3, **settings}
     found = tuned(tiny(), examples, **settings)
     monkeypatch.setattr(fine_tuning, "PaddingFreeTrainer", SFTTrainer)
     expected = tuned(tiny(), examples, **settings)
@@ -67,7 +56,7 @@ def test_the_weights_are_those_of_trl(
 def test_only_tokens_are_computed(tiny: Tiny, examples: list[Example]) -> None:
     loaded = tiny(dtype="float32")
     with rows_seen(loaded) as shapes:
-        trained = tuned(loaded, examples)
+        trained = tuned(loaded, examples, max_steps=3)
     assert [shape[0] for shape in shapes] == [1, 1, 1]
     assert sum(shape[1] for shape in shapes) == trained.tokens
     assert not is_packing(trained.loaded.model)
@@ -77,7 +66,7 @@ def test_a_model_that_cannot_be_packed_is_trained_as_trl_does(tiny: Tiny, exampl
     loaded = tiny(dtype="float32")
     loaded.model.config.layer_types = ["sliding_attention"] * 2
     with rows_seen(loaded) as shapes:
-        trained = tuned(loaded, examples)
+        trained = tuned(loaded, examples, max_steps=3)
     assert [shape[0] for shape in shapes] == [4, 4, 4]
     assert sum(shape.numel() for shape in shapes) > trained.tokens
 
@@ -103,7 +92,7 @@ def test_trl_s_own_head_makes_the_same_loss_of_a_batch_without_padding(
     """The way of a GPU, run here on the CPU."""
     Compared.losses.clear()
     monkeypatch.setattr(fine_tuning, "PaddingFreeTrainer", Compared)
-    tuned(tiny(), examples)
+    tuned(tiny(), examples, max_steps=3)
     assert len(Compared.losses) == 3
     for ours, theirs in Compared.losses:
         torch.testing.assert_close(ours, theirs.double(), rtol=1e-6, atol=0.0)

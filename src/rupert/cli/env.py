@@ -73,8 +73,9 @@ def _commit() -> str:
 
 
 def _cores() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{os.cpu_count()}, of which {usable} for this process"
+    from rupert.study.executors.executor import cores
+
+    return f"{os.cpu_count()}, of which {cores()} for this process"
 
 
 def _torch() -> Iterator[tuple[str, str]]:

@@ -20,7 +20,6 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from rupert.errors import NonFiniteError, UsageError
-from rupert.models.anatomy import anatomy
 from rupert.training import processes
 from rupert.training.gradients import (
     aside,
@@ -31,7 +30,7 @@ from rupert.training.gradients import (
     token_share,
     trained,
 )
-from rupert.training.losses import AnswerStates, answer_states, head_cross_entropy, to_device
+from rupert.training.losses import AnswerStates, answer_states, states_cross_entropy, to_device
 from rupert.training.weights import shifted
 
 # Takes a micro-batch's states while their graph is there, and the share that its tokens have in the batch's mean.
@@ -172,7 +171,7 @@ def add_differences(a: BatchLoss, b: BatchLoss, weight: float, *, epsilon: float
 
 
 def _loss(model: PreTrainedModel, states: AnswerStates, share: float) -> Tensor:
-    return head_cross_entropy(anatomy(model), states.layer(-1), states.targets) * share
+    return states_cross_entropy(model, states) * share
 
 
 def _backward_twice(graph: Sequence[Tensor], vector: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     return logits[:, :-1], labels[:, -columns:]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AnswerStates:
     """Hidden states of a batch at the positions whose next token is an answer's, with their graph.
 
@@ -71,11 +72,15 @@ class AnswerStates:
     targets: Tensor
     is_real: Tensor
 
+    @cached_property
+    def places(self) -> Tensor:
+        """[tokens], where they are among all positions; found once for all layers, because a GPU is waited for."""
+        return self.predicts.flatten().nonzero().squeeze(1)
+
     def layer(self, number: int) -> Tensor:
         """The states of one layer, [tokens, width]."""
         states = self.hidden[number]
-        places = self.predicts.flatten().nonzero().squeeze(1)
-        return states.flatten(0, 1).index_select(0, places.to(states.device))
+        return states.flatten(0, 1).index_select(0, self.places.to(states.device))
 
 
 def answer_states(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> AnswerStates:
@@ -88,6 +93,11 @@ def answer_states(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Answer
     hidden = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
     predicts = following != IGNORED
     return AnswerStates(hidden, predicts, following[predicts], is_real)
+
+
+def states_cross_entropy(model: PreTrainedModel, states: AnswerStates) -> Tensor:
+    """Summed cross entropy of the answers that a model's own last states predict; a scalar, at least in float32."""
+    return head_cross_entropy(anatomy(model), states.layer(-1), states.targets)
 
 
 def head_cross_entropy(parts: Anatomy, normed: Tensor, targets: Tensor) -> Tensor:

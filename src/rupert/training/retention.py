@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rupert.models.anatomy import anatomy
 from rupert.models.packing import packing
 from rupert.training import processes
 from rupert.training.gradients import mean_loss, micro_batches, token_share
-from rupert.training.losses import answer_states, head_cross_entropy, to_device
+from rupert.training.losses import answer_states, states_cross_entropy, to_device
 from rupert.training.original import Original
 
 
@@ -62,7 +61,7 @@ def backward_retained(
         for piece, wanted in zip(pieces, kept, strict=True):
             states = answer_states(model, piece)
             difference = squared_difference(states.hidden, wanted, states.is_real)
-            entropy = head_cross_entropy(anatomy(model), states.layer(-1), states.targets)
+            entropy = states_cross_entropy(model, states)
             loss = entropy * share + difference.to(entropy.device) * share_of_all
             torch.autograd.backward(loss * weight)
             total += float(loss.detach())

@@ -12,9 +12,8 @@ from transformers.training_args import ParallelMode
 from trl import SFTTrainer
 
 from rupert.data.batches import IGNORED
-from rupert.models.anatomy import anatomy
 from rupert.models.packing import is_packing, packed, packing
-from rupert.training.losses import answer_states, head_cross_entropy
+from rupert.training.losses import answer_states, states_cross_entropy
 
 
 class PaddingFreeTrainer(SFTTrainer):
@@ -44,7 +43,7 @@ class PaddingFreeTrainer(SFTTrainer):
         if inputs["input_ids"].device.type != "cpu":
             return super().compute_loss(model, without_padding(inputs), return_outputs, num_items_in_batch)
         states = answer_states(model, inputs)
-        total = head_cross_entropy(anatomy(model), states.layer(-1), states.targets)
+        total = states_cross_entropy(model, states)
         return total / (states.targets.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
